@@ -1,0 +1,1 @@
+"""Reads logs, fits curves, draws figures; needs neither ray nor torch."""
