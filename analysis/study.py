@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from analysis.cbs import CurveFit
@@ -65,3 +66,46 @@ class StudyAnalysis:
     rules: tuple[RuleVerdict, ...]
     agreements: tuple[Agreement, ...]
     left_out: tuple[str, ...]
+
+
+def answer(study: StudyAnalysis) -> str:
+    """The study's answer in one sentence: B_crit with its interval, target and definition, or that the data do not say.
+
+    Report, quickstart and `fit` all print this sentence.
+    """
+    sign = "<=" if study.direction == "min" else ">="
+    goal = f"{study.metric} {sign} {study.target:g}"
+    asked = f"the critical batch size for {goal}"
+    fit = study.fit
+    if fit is None:
+        return f"The data do not say what {asked} is: {study.fit_reason}"
+    if fit.status == "misfit":
+        return f"The data do not follow the curve that defines {asked}: {fit.reason}"
+    low, high = fit.b_crit_interval
+    if fit.status == "not_identified":
+        bound = ""
+        if low > 0.0 and math.isinf(high):
+            bound = f" They only say that it is above {low:,.3g} {study.unit}s."
+        elif low == 0.0 and math.isfinite(high):
+            bound = f" They only say that it is below {high:,.3g} {study.unit}s."
+        return f"The data do not say what {asked} is: {fit.reason}{bound}"
+    says = (
+        f"{asked[0].upper()}{asked[1:]} is {_number(fit.b_crit)} {study.unit}s "
+        f"({fit.confidence:.0%} interval {_number(low)} to {_number(high)}): "
+        "there a run takes twice the fewest steps and twice the fewest samples"
+    )
+    if fit.status == "extrapolated":
+        return f"{says}; this is extrapolated: {fit.reason}"
+    return f"{says}."
+
+
+def _number(value: float) -> str:
+    """Three significant digits, with thousands separators.
+
+    >>> _number(12345.6), _number(83.93), _number(0.0123)
+    ('12,300', '83.9', '0.0123')
+    """
+    if not math.isfinite(value) or value == 0.0:
+        return str(value)
+    rounded = round(value, 2 - math.floor(math.log10(abs(value))))
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
