@@ -1,0 +1,175 @@
+"""From a study to its trials: which batches, which learning rates, which seeds, each once.
+
+study -> lr_grid (LRs of one batch, and which rule stands where) -> make_plan (trials, labels) -> packing.packs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import sqrt
+from typing import Literal
+
+from scaleexp.config import Study
+from scaleexp.errors import ConfigError
+from scaleexp.packing import packs
+from scaleexp.scaling_rules import scaled_lr
+from scaleexp.schema import RuleLabel, Target
+from scaleexp.study_parts import RealisationSpec, as_trained
+from scaleexp.trial import Engine, Plan, Trial
+from scaleexp.trial_id import content_hash
+
+__all__ = ["MAX_TRIALS", "Engine", "Plan", "Trial", "content_hash", "directed_targets", "lr_grid", "make_plan", "packs"]
+
+MAX_TRIALS = 100_000
+"""A study with more trials is a typing error."""
+
+
+def directed_targets(study: Study, metrics: Mapping[str, Literal["min", "max"]]) -> list[Target]:
+    """The study's targets with the workload's directions, values from the easiest to the hardest."""
+    return [
+        Target(
+            metric=target.metric,
+            values=sorted(set(target.values), reverse=metrics[target.metric] == "min"),
+            direction=metrics[target.metric],
+        )
+        for target in study.targets
+    ]
+
+
+def lr_grid(study: Study, kappa: float) -> tuple[tuple[float, ...], dict[str, float]]:
+    """LRs to run at a batch kappa times the base batch, and the LR of each rule among them.
+
+    The grid is base.lr sqrt(kappa) x lr_multipliers. A rule whose LR lies within `lr_snap` of a grid LR takes its
+    place, so that the rule runs at its exact LR without a near-duplicate; any other rule's LR is added.
+
+    Returns:
+        (LRs ascending, rule -> LR).
+    """
+    centre = study.base.lr * sqrt(kappa)
+    rule_lrs = {rule: as_trained(scaled_lr(rule, study.base.lr, kappa)) for rule in study.lr_rules}
+    lrs = {as_trained(centre * multiplier) for multiplier in study.lr_multipliers}
+    # The grid's centre stays: it is the square-root rule, labelled or not.
+    taken = {as_trained(centre), *rule_lrs.values()}
+    for lr in sorted(set(rule_lrs.values()) - lrs):
+        free = [grid_lr for grid_lr in lrs - taken if abs(grid_lr - lr) <= study.lr_snap * lr]
+        lrs -= {min(free, key=lambda grid_lr: abs(grid_lr - lr))} if free else set()
+        lrs.add(lr)
+    return tuple(sorted(lrs)), rule_lrs
+
+
+def make_plan(study: Study, data_sha256: str, *, statistics_depend_on_split: bool = False) -> Plan:
+    """Trials of a study: every batch, every LR of its grid, every seed; then the second realisations.
+
+    Args:
+        study: the study.
+        data_sha256: of the data that its workload reads.
+        statistics_depend_on_split: whether B samples on W workers are other mathematics than on one (batch norm per
+            worker); then the split is part of a trial's id.
+
+    Raises:
+        ConfigError: if there are more than `MAX_TRIALS` trials, or a second realisation would be another trial.
+    """
+    _refuse_endless(study)
+    micro_batch, accumulation_steps = study.split
+    trials: dict[str, Trial] = {}
+    labels: list[RuleLabel] = []
+    for workers in sorted(study.workers):
+        batch_size = micro_batch * accumulation_steps * workers
+        kappa = batch_size / study.base.batch_size
+        lrs, rule_lrs = lr_grid(study, kappa)
+        split = (workers, accumulation_steps, micro_batch)
+        engine: Engine = "ddp" if study.engine == "ddp" else "packed"
+        ids: dict[float, list[str]] = {}
+        for lr in lrs:
+            for seed in study.seeds:
+                trial = Trial(
+                    trial_id=_trial_id(study, data_sha256, lr, seed, split, statistics_depend_on_split),
+                    realisation="",
+                    seed=seed,
+                    batch_size=batch_size,
+                    workers=workers,
+                    micro_batch=micro_batch,
+                    accumulation_steps=accumulation_steps,
+                    lr=lr,
+                    engine=engine,
+                    processes=workers if engine == "ddp" else 1,
+                    limit_samples=study.limits.samples,
+                )
+                trials.setdefault(trial.key, trial)
+                ids.setdefault(lr, []).append(trial.trial_id)
+        labels += [
+            RuleLabel(rule=rule, batch_size=batch_size, kappa=kappa, lr=lr, trial_ids=ids[lr])
+            for rule, lr in rule_lrs.items()
+        ]
+    for spec in study.realisations:
+        second = _second_realisation(study, spec, trials.values(), statistics_depend_on_split)
+        trials[second.key] = second
+    return Plan(
+        study=study.name,
+        question=study.question,
+        base_batch_size=study.base.batch_size,
+        base_lr=study.base.lr,
+        trials=tuple(trials.values()),
+        labels=tuple(labels),
+    )
+
+
+def _refuse_endless(study: Study) -> None:
+    """Count before building."""
+    lrs_at_most = len(study.lr_multipliers) + len(study.lr_rules)
+    at_most = len(study.workers) * lrs_at_most * len(study.seeds)
+    if at_most > MAX_TRIALS:
+        raise ConfigError(
+            f"The study {study.name!r} spans up to {at_most:,} trials ({len(study.workers)} batches x "
+            f"{lrs_at_most} LRs x {len(study.seeds)} seeds) and {MAX_TRIALS:,} is the limit; thin out workers, lr_multipliers or seeds."
+        )
+
+
+def _trial_id(
+    study: Study, data_sha256: str, lr: float, seed: int, split: tuple[int, int, int], split_matters: bool
+) -> str:
+    workers, accumulation_steps, micro_batch = split
+    return content_hash(
+        workload=study.workload.model_dump(mode="json"),
+        data_sha256=data_sha256,
+        optimizer=study.optimizer.model_dump(mode="json"),
+        lr=lr,
+        batch_size=workers * accumulation_steps * micro_batch,
+        dtype=study.dtype,
+        seed=seed,
+        warmup_samples=study.warmup_samples,
+        split=split if split_matters else None,
+    )
+
+
+def _second_realisation(study: Study, spec: RealisationSpec, trials: Iterable[Trial], split_matters: bool) -> Trial:
+    """The grid's trial that `spec` points to, as it is to be run a second time."""
+    kappa = spec.batch_size / study.base.batch_size
+    lr = as_trained(scaled_lr(spec.rule, study.base.lr, kappa))
+    seed = study.seeds[0] if spec.seed is None else spec.seed
+    wanted = (spec.batch_size, lr, seed)
+    first = next(trial for trial in trials if (trial.batch_size, trial.lr, trial.seed) == wanted)
+    if split_matters and spec.workers != first.workers:
+        raise ConfigError(
+            f"The realisation {spec.label!r} of batch {spec.batch_size} cannot repeat a trial of {first.workers} "
+            f"workers: the statistics of workload {study.workload.name!r} depend on the split; ask for {first.workers}."
+        )
+    micro_batch, accumulation_steps = _split_for(study, spec)
+    return replace(
+        first,
+        realisation=spec.label,
+        workers=spec.workers,
+        micro_batch=micro_batch,
+        accumulation_steps=accumulation_steps,
+        engine=spec.engine,
+        processes=spec.workers if spec.engine == "ddp" else 1,
+    )
+
+
+def _split_for(study: Study, spec: RealisationSpec) -> tuple[int, int]:
+    """(micro_batch, accumulation_steps): the study's micro_batch where it set one and it fits, else none at all."""
+    worker_batch = spec.batch_size // spec.workers
+    if study.micro_batch is not None and worker_batch % study.micro_batch == 0:
+        return study.micro_batch, worker_batch // study.micro_batch
+    return worker_batch, 1
