@@ -1,0 +1,185 @@
+"""Trials of a study -> engine -> loop -> log, in this process; who starts the process is the launcher's business."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from scaleexp import facts, schema
+from scaleexp.loop import Recipe, Stop, train_pack
+from scaleexp.runlog import TrialLog, last_commit, utc_now
+from scaleexp.schedules import warmup_constant
+from scaleexp.storage import Store
+from scaleexp.workloads import make_workload
+
+if TYPE_CHECKING:
+    import torch
+
+    from scaleexp.config import Study
+    from scaleexp.engines.base import Engine
+    from scaleexp.trial import Trial
+    from scaleexp.workloads.base import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a launcher hands to a process: everything but the trials.
+
+    Attributes:
+        study: the validated study.
+        targets: its targets with their directions.
+        root: where the study lives.
+        git_sha: of the code that launched it.
+        deadline: Unix time [s] after which trials stop unfinished; None for no limit.
+        deadline_cause: the limit that set it, in words.
+    """
+
+    study: Study
+    targets: tuple[schema.Target, ...]
+    root: str
+    git_sha: str | None
+    deadline: float | None
+    deadline_cause: str
+
+    def stop(self) -> str:
+        """Why to stop now; empty to go on."""
+        return self.deadline_cause if self.deadline is not None and time.time() > self.deadline else ""
+
+
+def workload_of(study: Study) -> Workload:
+    """The study's workload, its data loaded.
+
+    Raises:
+        ConfigError: unknown workload, options it does not take, or data that are not installed.
+    """
+    return make_workload(study.workload.name, study.workload.options, dtype=study.dtype)
+
+
+def unfinished(store: Store, trials: Sequence[Trial]) -> list[Trial]:
+    """Trials that no commit has finished."""
+    commits = [(trial, last_commit(store, trial.key)) for trial in trials]
+    return [t for t, commit in commits if commit is None or commit["status"] not in schema.FINAL_STATUSES]
+
+
+def noise_every_steps(study: Study, batch_size: int) -> int:
+    """Cadence of the gradient norms [steps], fixed before step 0 and written into every commit.
+
+    A measured step visits its shards one by one and costs up to that many plain steps where overhead dominates, so
+    unless the study sets a cadence every 8th step at most is measured, and one per evaluation interval.
+    """
+    if study.noise.every_samples is not None:
+        return max(1, math.ceil(study.noise.every_samples / batch_size))
+    return max(study.noise.shards, math.ceil(study.evaluation.every_samples / batch_size))
+
+
+def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int) -> None:
+    """Run trials of one batch size together on virtual workers, all in this process."""
+    from scaleexp.engines.packed import PackedEngine
+
+    store = Store(assignment.root)
+    trials = unfinished(store, trials)
+    if not trials:
+        return
+    study = assignment.study
+    workload = workload_of(study)
+    engine = PackedEngine(
+        workload,
+        seeds=[t.seed for t in trials],
+        batch_size=trials[0].batch_size,
+        optimizer=study.optimizer.model_dump(),
+        noise_shards=study.noise.shards,
+        threads=threads,
+    )
+    _train(assignment, store, workload, engine, trials)
+
+
+def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.device) -> None:
+    """Run trials one after another on the live process group; every rank calls this with the same trials."""
+    import torch
+    import torch.distributed as dist
+
+    from scaleexp.engines.ddp import DdpEngine
+
+    store = Store(assignment.root)
+    study = assignment.study
+    workload = workload_of(study)
+    waiting: list[Any] = [unfinished(store, trials)]
+    dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
+    for trial in waiting[0]:
+        engine = DdpEngine(
+            workload,
+            seed=trial.seed,
+            batch_size=trial.batch_size,
+            micro_batch=trial.micro_batch,
+            optimizer=study.optimizer.model_dump(),
+            noise_shards=study.noise.shards,
+            device=device,
+        )
+
+        def stop_together() -> str:
+            if assignment.deadline is None:
+                return ""
+            late = torch.tensor([float(bool(assignment.stop()))], device=device)
+            dist.all_reduce(late, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
+            return assignment.deadline_cause if late.item() else ""
+
+        _train(assignment, store, workload, engine, [trial], stop=stop_together)
+
+
+def _train(
+    assignment: Assignment,
+    store: Store,
+    workload: Workload,
+    engine: Engine,
+    trials: Sequence[Trial],
+    stop: Stop | None = None,
+) -> None:
+    """Drive one engine through its trials."""
+    study, batch_size = assignment.study, trials[0].batch_size
+    every = noise_every_steps(study, batch_size)
+    realisation = engine.realisation | {"noise_every_steps": every}
+    logs = [
+        TrialLog(store, trial_facts(assignment, workload, engine, t), realisation) if engine.leader else None
+        for t in trials
+    ]
+    recipe = Recipe(
+        batch_size=batch_size,
+        limit_samples=trials[0].limit_samples,
+        evaluate_every=study.evaluation.every_samples,
+        noise_every=every,
+        targets=assignment.targets,
+        schedule=partial(warmup_constant, warmup_samples=study.warmup_samples),
+    )
+    train_pack(engine, [t.lr for t in trials], logs, recipe, stop or assignment.stop)
+
+
+def trial_facts(assignment: Assignment, workload: Workload, engine: Engine, trial: Trial) -> schema.TrialFacts:
+    """What trial.json says."""
+    study = assignment.study
+    return {
+        "schema_version": schema.SCHEMA_VERSION,
+        "trial_id": trial.trial_id,
+        "realisation": trial.realisation,
+        "seed": trial.seed,
+        "batch_size": trial.batch_size,
+        "workers": trial.workers,
+        "micro_batch": trial.micro_batch,
+        "accumulation_steps": trial.accumulation_steps,
+        "lr": trial.lr,
+        "optimizer": study.optimizer.model_dump(mode="json"),
+        "workload": {"name": study.workload.name, **study.workload.options},
+        "dtype": study.dtype,
+        "unit": workload.unit,
+        "n_train": workload.n_train,
+        "n_parameters": engine.n_parameters,
+        "data_sha256": workload.data_sha256,
+        "limit_samples": trial.limit_samples,
+        "versions": facts.versions(),
+        "git_sha": assignment.git_sha,
+        "hardware": facts.hardware(),
+        "created_utc": utc_now(),
+    }

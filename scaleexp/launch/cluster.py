@@ -1,0 +1,82 @@
+"""Starting or joining Ray, and refusing what the cluster can never hold before any worker starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scaleexp.errors import InfeasibleError
+
+if TYPE_CHECKING:
+    from scaleexp.trial import Trial
+
+_QUIET = {
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the log is ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # so is Ctrl-C
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # and so are the records: Tune's snapshot is never read
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What a cluster holds, used or not.
+
+    Attributes:
+        cpus: CPU slots.
+        gpus: GPU slots.
+    """
+
+    cpus: int
+    gpus: int
+
+
+def check_feasible(trials: Sequence[Trial], resources: Resources) -> None:
+    """Refuse real workers that can never all be placed: one CPU each, or one GPU each where there are GPUs.
+
+    Raises:
+        InfeasibleError: with what is needed, what there is and what to do.
+    """
+    most = max((t.processes for t in trials if t.engine == "ddp"), default=0)
+    slots, kind = (resources.gpus, "GPUs") if resources.gpus else (resources.cpus, "CPUs")
+    if most > slots:
+        raise InfeasibleError(
+            f"{most} real workers need {most} {kind}, and Ray has {slots}: "
+            "set engine to packed (virtual workers), use fewer workers, or join a larger cluster with RAY_ADDRESS."
+        )
+
+
+@contextmanager
+def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
+    """Join the cluster of RAY_ADDRESS, or one that `ray start` left on this host, or start a local one; leave it after.
+
+    Raises:
+        InfeasibleError: no cluster can be reached, or the trials can never be placed on it.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except (ConnectionError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise InfeasibleError(
+            f"Ray could not be reached or started ({first_line}): check RAY_ADDRESS, or set RAY_ADDRESS=local to start a local one."
+        ) from error
+    try:
+        total = ray.cluster_resources()
+        resources = Resources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)))
+        check_feasible(trials, resources)
+        yield resources
+    finally:
+        ray.shutdown()

@@ -1,0 +1,104 @@
+"""Ray Tune executes the packs of a study; what runs, what is done and what failed is read from the study's own log.
+
+One `Tuner.fit` phase for the packed trials and one per real-worker count, so that a group that is launched always
+fits. Tune's search, schedulers, checkpoints and restore are not used.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleexp.execute import Assignment, run_packed
+from scaleexp.launch.train import run_worker_group
+from scaleexp.packing import packs
+
+if TYPE_CHECKING:
+    from scaleexp.launch.cluster import Resources
+    from scaleexp.trial import Trial
+
+_HEAD = {"node:__internal_head__": 0.001, "memory": 1e6}
+"""A driver of real workers holds no CPU, or nested groups wait for each other for ever; it stays on the head node."""
+_WORKER_DEATHS = 2  # a pack whose process dies starts again this often; its finished trials never rerun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackFailure:
+    """A pack that did not end.
+
+    Attributes:
+        trials: keys of its trials; those that had finished are still good.
+        cause: one line.
+    """
+
+    trials: tuple[str, ...]
+    cause: str
+
+
+def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resources) -> list[PackFailure]:
+    """Run all trials; virtual-worker packs first, one per core at a time, then real workers by their count.
+
+    Args:
+        assignment: the study and its storage.
+        trials: what to run; finished ones are skipped where they would run.
+        resources: of the cluster.
+
+    Returns:
+        What failed; divergence is a result, not a failure.
+    """
+    failures: list[PackFailure] = []
+    by_processes = sorted(trials, key=lambda t: (t.engine != "packed", t.processes))
+    for (engine, _), phase in groupby(by_processes, key=lambda t: (t.engine, t.processes)):
+        chosen = packs(list(phase), slots=resources.cpus)
+        failures += _fit(assignment, chosen, real=engine == "ddp", use_gpu=resources.gpus > 0)
+    return failures
+
+
+def _fit(
+    assignment: Assignment, chosen: Sequence[tuple[Trial, ...]], *, real: bool, use_gpu: bool
+) -> list[PackFailure]:
+    """One Tune phase: every pack is one Tune trial, started in the order given."""
+    from ray import tune
+
+    output = Path(assignment.root) / "logs"
+    output.mkdir(parents=True, exist_ok=True)
+    name = f"{'real' if real else 'packed'}-{uuid.uuid4().hex[:8]}"
+
+    def run_pack(config: dict[str, Any]) -> dict[str, Any]:
+        """Runs in a Ray worker. An error becomes a result: only the death of the process is retried."""
+        pack = chosen[config["pack"]]
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        try:
+            if real:
+                group = f"{name}-{config['pack']}-{uuid.uuid4().hex[:8]}"
+                run_worker_group(assignment, pack, use_gpu=use_gpu, name=group, output=output)
+            else:
+                run_packed(assignment, pack, threads=1)
+        except Exception as error:  # noqa: BLE001  # whatever a user's workload raises; told, and exit code 3
+            return {"cause": f"{type(error).__name__}: {error}"}
+        return {"cause": ""}
+
+    bundle = _HEAD if real else {"CPU": 1.0}
+    tuner = tune.Tuner(
+        tune.with_resources(run_pack, tune.PlacementGroupFactory([bundle])),
+        param_space={"pack": tune.grid_search(list(range(len(chosen))))},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(output),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
+        ),
+    )
+    failures = []
+    for result in tuner.fit():
+        cause = str(result.error) if result.error else str((result.metrics or {}).get("cause", ""))
+        if cause:
+            pack = chosen[(result.config or {})["pack"]]
+            failures.append(PackFailure(trials=tuple(t.key for t in pack), cause=cause.strip().splitlines()[-1]))
+    return failures

@@ -1,0 +1,167 @@
+"""The training loop: steps a pack of trials on an engine, evaluates, stops each at its target, and writes the log.
+
+One loop serves every engine. All that ends a trial early is a function of what was trained (the target confirmed by the
+next evaluation, the sample limit, divergence), so two runs of a study cut the same trials; only a study's deadline
+depends on the clock, and it leaves trials `stopped`, not finished.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scaleexp import schema
+from scaleexp.engines.base import Engine, FloatArray, StepResult
+from scaleexp.errors import StorageError
+from scaleexp.laws import first_confirmed
+from scaleexp.runlog import TrialLog
+
+Schedule = Callable[[int, int], float]
+"""(start, stop) samples -> multiplier of the peak LR."""
+
+
+Stop = Callable[[], str]
+"""Asked after every step; returns why to stop now, or an empty string to go on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What every trial of a pack is put through.
+
+    Attributes:
+        batch_size: B [samples].
+        limit_samples: a trial that has not reached its target by then is censored there.
+        evaluate_every: cadence [samples]: at the first step boundary past each multiple.
+        noise_every: cadence of the gradient norms [steps].
+        targets: what ends a trial: the hardest value of every metric, each confirmed.
+        schedule: multiplier of the learning rate.
+    """
+
+    batch_size: int
+    limit_samples: int
+    evaluate_every: int
+    noise_every: int
+    targets: Sequence[schema.Target]
+    schedule: Schedule
+
+
+@dataclass(slots=True)
+class _Active:
+    """A trial under way: its log (None on processes that write nothing) and what it has seen."""
+
+    lr: float
+    log: TrialLog | None
+    values: dict[str, list[float]] = field(default_factory=dict)
+    reached: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Pack:
+    """The trials still under way and how far they have come."""
+
+    active: list[_Active]
+    step: int = 0
+    samples: int = 0
+
+
+def train_pack(
+    engine: Engine, lrs: Sequence[float], logs: Sequence[TrialLog | None], recipe: Recipe, stop: Stop = lambda: ""
+) -> None:
+    """Train a pack to the end of each of its trials, committing each as it ends.
+
+    Args:
+        engine: at step 0.
+        lrs: peak learning rates, shape (K,).
+        logs: one writer per trial; None where another process writes.
+        recipe: what they are put through.
+        stop: asked after every step.
+    """
+    pack = _Pack(active=[_Active(lr=lr, log=log) for lr, log in zip(lrs, logs, strict=True)])
+    try:
+        _evaluate(engine, pack, recipe)
+        while pack.active:
+            _step(engine, pack, recipe, stop)
+    except StorageError:
+        raise  # nothing more can be written
+    except Exception as error:
+        for trial in pack.active:
+            if trial.log:
+                cause = f"{type(error).__name__}: {error}"
+                trial.log.commit(step=pack.step, samples=pack.samples, status="failed", cause=cause)
+        raise
+
+
+def _step(engine: Engine, pack: _Pack, recipe: Recipe, stop: Stop) -> None:
+    """One optimizer step of every active trial, with all that follows from it."""
+    active = pack.active
+    before, after = pack.samples, pack.samples + recipe.batch_size
+    rates = np.array([a.lr for a in active]) * recipe.schedule(before, after)
+    begin = time.perf_counter()
+    result = engine.step(before, rates, measure=pack.step % recipe.noise_every == 0)
+    step_s = (time.perf_counter() - begin) / len(active)
+    pack.step, pack.samples = pack.step + 1, after
+    _log_step(pack, result, rates, step_s)
+    last = after + recipe.batch_size > recipe.limit_samples
+    if last or after // recipe.evaluate_every > before // recipe.evaluate_every:
+        _evaluate(engine, pack, recipe)
+    cause = stop()
+    endings = [_ending(a, loss, recipe, last, cause) for a, loss in zip(active, result.loss, strict=True)]
+    for trial, (status, why) in zip(active, endings, strict=True):
+        if status != "running" and trial.log:
+            trial.log.commit(step=pack.step, samples=after, status=status, cause=why)
+    going = [i for i, (status, _) in enumerate(endings) if status == "running"]
+    if 0 < len(going) < len(active):
+        engine.keep(going)
+    pack.active = [active[i] for i in going]
+
+
+def _evaluate(engine: Engine, pack: _Pack, recipe: Recipe) -> None:
+    """Evaluate every trial, log the values, and note the targets that this evaluation confirms."""
+    begin = time.perf_counter()
+    metrics = engine.evaluate()
+    eval_s = (time.perf_counter() - begin) / len(pack.active)
+    for i, trial in enumerate(pack.active):
+        values = {name: float(v[i]) for name, v in metrics.items()}
+        for name, value in values.items():
+            trial.values.setdefault(name, []).append(value)
+        if trial.log:
+            trial.log.evaluation(step=pack.step, samples=pack.samples, values=values, eval_s=eval_s)
+        for target in recipe.targets:
+            last_two = trial.values[target["metric"]][-2:]
+            if first_confirmed(last_two, target["values"][-1], target["direction"]) is not None:
+                trial.reached.add(target["metric"])
+
+
+def _log_step(pack: _Pack, result: StepResult, rates: FloatArray, step_s: float) -> None:
+    share = 1.0 / len(pack.active)
+    for i, trial in enumerate(pack.active):
+        if trial.log:
+            trial.log.step(
+                step=pack.step,
+                samples=pack.samples,
+                step_lr=float(rates[i]),
+                loss=float(result.loss[i]),
+                noise=result.noise,
+                row=i,
+                step_s=step_s,
+                compute_s=result.compute_s * share,
+                sync_s=result.sync_s * share,
+                data_s=result.data_s * share,
+            )
+
+
+def _ending(trial: _Active, loss: float, recipe: Recipe, last: bool, stopped: str) -> tuple[schema.Status, str]:
+    """How a trial stands after a step, and why."""
+    if not math.isfinite(loss):
+        return "diverged", f"the training loss became {loss}"
+    if recipe.targets and len(trial.reached) == len(recipe.targets):
+        return "reached", ""
+    if last:
+        return "limit", ""
+    if stopped:
+        return "stopped", stopped
+    return "running", ""
