@@ -1,0 +1,114 @@
+"""Numbers as people read them: exact counts, three significant digits, intervals in words."""
+
+from __future__ import annotations
+
+from math import floor, inf, isfinite, isnan, log10
+
+UNKNOWN = "not known"
+
+
+def count(n: float) -> str:
+    """A whole number, exact, with thousands separators.
+
+    >>> count(65536)
+    '65,536'
+    """
+    return f"{n:,.0f}"
+
+
+def number(x: float, digits: int = 3) -> str:
+    """A measured number to `digits` significant digits, without an exponent between 1e-4 and 1e12.
+
+    >>> number(1234567.0), number(0.012345), number(99.96), number(float("inf")), number(float("nan"))
+    ('1,230,000', '0.0123', '100', '∞', 'not known')
+    >>> number(3e-5), number(0.5, digits=2)
+    ('3e-5', '0.5')
+    """
+    if isnan(x):
+        return UNKNOWN
+    if not isfinite(x):
+        return "∞" if x > 0 else "-∞"
+    if x == 0:
+        return "0"
+    rounded = float(f"{x:.{digits - 1}e}")
+    if not 1e-4 <= abs(rounded) < 1e12:
+        mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
+        return f"{_trimmed(mantissa)}e{int(exponent)}"
+    decimals = max(0, digits - 1 - floor(log10(abs(rounded))))
+    return _trimmed(f"{rounded:,.{decimals}f}")
+
+
+def _trimmed(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """An interval of a positive quantity in words; 0 below and inf above mean that the data do not bound that side.
+
+    >>> interval(70.0, 123.4), interval(70.0, float("inf")), interval(0.0, 123.4), interval(0.0, float("inf"))
+    ('70 to 123', '70 or more', 'at most 123', 'unbounded on both sides')
+    """
+    bounded_below, bounded_above = low > 0, high < inf
+    if bounded_below and bounded_above:
+        return f"{number(low, digits)} to {number(high, digits)}"
+    if bounded_below:
+        return f"{number(low, digits)} or more"
+    if bounded_above:
+        return f"at most {number(high, digits)}"
+    return UNKNOWN if isnan(low) or isnan(high) else "unbounded on both sides"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage: whole above 10 %, one decimal below.
+
+    >>> percent(0.254), percent(0.0312), percent(1.5), percent(float("nan"))
+    ('25 %', '3.1 %', '150 %', 'not known')
+    """
+    if isnan(share):
+        return UNKNOWN
+    if not isfinite(share):
+        return "unbounded"
+    hundredths = 100.0 * share
+    return f"{hundredths:,.0f} %" if abs(hundredths) >= 9.95 else f"{_trimmed(f'{hundredths:.1f}')} %"
+
+
+def percent_interval(low: float, high: float) -> str:
+    """An interval of shares.
+
+    >>> percent_interval(0.2, 0.31)
+    '20 to 31 %'
+    >>> percent_interval(0.031, 0.2)
+    '3.1 to 20 %'
+    """
+    if not (isfinite(low) and isfinite(high)):
+        return f"{percent(low)} to {percent(high)}"
+    return f"{percent(low).removesuffix(' %')} to {percent(high)}"
+
+
+def tick(x: float) -> str:
+    """An axis label: plain up to 999,999, millions above, no rounding that would move the tick.
+
+    >>> tick(250.0), tick(20000.0), tick(1.5e6), tick(0.003), tick(2e-5), tick(4e9)
+    ('250', '20,000', '1.5M', '0.003', '2e-5', '4,000M')
+    """
+    if abs(x) >= 1e6:
+        return f"{number(x / 1e6, 6)}M"
+    return number(x, 6)
+
+
+def sign(direction: str) -> str:
+    """How a metric meets its target.
+
+    >>> sign("min"), sign("max")
+    ('≤', '≥')
+    """
+    return "≤" if direction == "min" else "≥"
+
+
+def unit_plural(unit: str) -> str:
+    """What the samples are.
+
+    >>> unit_plural("token"), unit_plural("")
+    ('tokens', 'samples')
+    """
+    return f"{unit}s" if unit else "samples"
