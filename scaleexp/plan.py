@@ -13,13 +13,27 @@ from typing import Literal
 from scaleexp.config import Study
 from scaleexp.errors import ConfigError
 from scaleexp.packing import packs
+from scaleexp.plan_table import plan_document, plan_table, render_plan
 from scaleexp.scaling_rules import scaled_lr
 from scaleexp.schema import RuleLabel, Target
 from scaleexp.study_parts import RealisationSpec, as_trained
 from scaleexp.trial import Engine, Plan, Trial
 from scaleexp.trial_id import content_hash
 
-__all__ = ["MAX_TRIALS", "Engine", "Plan", "Trial", "content_hash", "directed_targets", "lr_grid", "make_plan", "packs"]
+__all__ = [
+    "MAX_TRIALS",
+    "Engine",
+    "Plan",
+    "Trial",
+    "content_hash",
+    "directed_targets",
+    "lr_grid",
+    "make_plan",
+    "packs",
+    "plan_document",
+    "plan_table",
+    "render_plan",
+]
 
 MAX_TRIALS = 100_000
 """A study with more trials is a typing error."""
@@ -122,7 +136,8 @@ def _refuse_endless(study: Study) -> None:
     if at_most > MAX_TRIALS:
         raise ConfigError(
             f"The study {study.name!r} spans up to {at_most:,} trials ({len(study.workers)} batches x "
-            f"{lrs_at_most} LRs x {len(study.seeds)} seeds) and {MAX_TRIALS:,} is the limit; thin out workers, lr_multipliers or seeds."
+            f"{lrs_at_most} LRs x {len(study.seeds)} seeds); at most {MAX_TRIALS:,} are planned, "
+            "so thin out workers, LRs or seeds."
         )
 
 

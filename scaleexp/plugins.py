@@ -22,7 +22,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
     >>> nearest("sqr", ["none", "sqrt"])
     "did you mean 'sqrt'?"
-    >>> nearest("cosine", ["none", "sqrt"])
+    >>> nearest("warmup", ["none", "sqrt"])
     'valid: none, sqrt.'
     """
     names = sorted(valid)
