@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-FitStatus = Literal["ok", "misfit", "extrapolated", "not_identified"]
+import numpy as np
+import numpy.typing as npt
+
+from analysis.bootstrap import birge_ratio, resample_seeds, residual_resamples, t_over_z, widened
+from analysis.curve import curve_values, fit_curves
+from analysis.judge import MIN_BATCHES, FitStatus, judge, lr_warnings, seed_noise, seed_warnings
+from analysis.targets import BatchPoint, Run, batch_points
+from scaleexp.errors import ConfigError, NotEnoughDataError
+
+__all__ = ["CurveFit", "FitStatus", "fit_curve", "fit_points"]
+
+FloatArray = npt.NDArray[np.float64]
+BAND_POINTS = 41
+NO_SPREAD = 1e-9
+"""Below this standard deviation of log steps the runs do not depend on their seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +34,7 @@ class CurveFit:
         e_min, e_min_interval: samples needed by an unboundedly small one.
         confidence: of every interval.
         band: (B, low, high) steps, a few dozen batches: pointwise interval of the fitted curve.
-        n_batches, n_runs, n_censored: what the fit used.
+        n_batches, n_runs, n_censored: batches with a point; runs of their whole LR grid; censored ones among them.
         rms_log_residual: root mean square of log(measured / fitted) over batches.
         seed_noise: pooled standard deviation of log steps over seeds within a batch; None with one run per batch.
         status: ok | misfit | extrapolated | not_identified.
@@ -43,3 +58,212 @@ class CurveFit:
     status: FitStatus
     reason: str
     warnings: tuple[str, ...]
+
+
+def fit_curve(
+    points: Sequence[BatchPoint],
+    runs: Sequence[Run] | None = None,
+    *,
+    confidence: float = 0.9,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> CurveFit:
+    """Fit the curve to one aggregate per batch, with intervals from a bootstrap over seeds.
+
+    Least squares in log space, batches unweighted: what the curve fails to describe is the same at every batch, and
+    would outweigh the seed noise at batches with many seeds. `analysis.bootstrap` draws the resamples.
+
+    The bootstrap's deviations of log B_crit are widened by two factors:
+
+    - t / z at the pooled degrees of freedom: the spread is itself estimated, from a few seeds per batch;
+    - the Birge ratio, where above 1: residuals over the spread that seeds explain (Birge 1932, Phys. Rev. 40, 207; the
+      scale factor of the Particle Data Group), so that an interval also holds what the curve does not describe.
+
+    With one run per batch the resamples are drawn from the residuals.
+
+    Args:
+        points: from `targets.batch_points`, one per batch.
+        runs: every run of the LR grid, so that the LR is chosen anew in every resample; those of `points` if None.
+        confidence: of every interval, in (0, 1).
+        resamples: bootstrap resamples.
+        seed: of the bootstrap.
+
+    Raises:
+        NotEnoughDataError: no batch reached the target.
+        ConfigError: a confidence outside (0, 1) or fewer than 100 resamples.
+    """
+    if not points:
+        raise NotEnoughDataError("no batch size reached the target, so there is no curve to fit.")
+    everything = list(runs) if runs is not None else [run for point in points for run in point.runs]
+    return _fit(
+        points, everything, confidence, resamples, seed, warnings=(*seed_warnings(points), *lr_warnings(points))
+    )
+
+
+def fit_points(
+    batch_sizes: npt.ArrayLike,
+    samples: npt.ArrayLike,
+    *,
+    seeds: npt.ArrayLike | None = None,
+    confidence: float = 0.9,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> CurveFit:
+    """Fit a plain table of measurements: one row per run that reached the target, tuned by whoever made it.
+
+    Args:
+        batch_sizes: B [samples], shape (N,).
+        samples: samples to target, shape (N,), in any one unit: with epochs, e_min is in epochs and s_min in epochs per
+            sample of batch, while B_crit keeps the unit of the batch sizes.
+        seeds: which rows of a batch are which seed, shape (N,); counted through within a batch if None.
+        confidence: as in `fit_curve`.
+        resamples: as in `fit_curve`.
+        seed: as in `fit_curve`.
+
+    Raises:
+        ConfigError: shapes differ, or a value is not finite and positive.
+        NotEnoughDataError: no rows.
+
+    >>> B = [16, 64, 256, 1024]
+    >>> round(fit_points(B, [13600, 16000, 25600, 64000]).b_crit, 3)
+    256.0
+    """
+    b, e = (np.atleast_1d(np.asarray(column, dtype=np.float64)) for column in (batch_sizes, samples))
+    if b.shape != e.shape or b.ndim != 1:
+        raise ConfigError(f"batch sizes and samples must be two columns of one length, got {b.shape} and {e.shape}.")
+    if not (np.isfinite(b).all() and np.isfinite(e).all() and (b > 0).all() and (e > 0).all()):
+        raise ConfigError("batch sizes and samples must be finite and positive: leave out runs that missed the target.")
+    which = (
+        [int((b[:i] == b[i]).sum()) for i in range(b.size)] if seeds is None else [int(s) for s in np.asarray(seeds)]
+    )
+    runs = [
+        Run(
+            key=f"row {i}",
+            seed=which[i],
+            batch_size=round(b[i]),
+            workers=1,
+            lr=0.0,
+            reached=True,
+            samples=float(e[i]),
+            bracket=(float(e[i]), float(e[i])),
+            status="reached",
+        )
+        for i in range(b.size)
+    ]
+    points, _ = batch_points(runs)
+    if not points:
+        raise NotEnoughDataError("the table has no row, so there is no curve to fit.")
+    return _fit(points, runs, confidence, resamples, seed, warnings=seed_warnings(points))
+
+
+def _fit(
+    points: Sequence[BatchPoint],
+    runs: Sequence[Run],
+    confidence: float,
+    resamples: int,
+    seed: int,
+    warnings: Sequence[str],
+) -> CurveFit:
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence:g}; 0.9 is usual.")
+    if resamples < 100:
+        raise ConfigError(f"an interval needs at least 100 resamples, got {resamples}.")
+    if len(points) < MIN_BATCHES:
+        return _unfitted(points, runs, confidence, warnings)
+    b = np.array([point.batch_size for point in points], dtype=np.float64)
+    y = np.log([[point.steps for point in points]])
+    beta, log_s_min = fit_curves(b, y)
+    residuals = (y - curve_values(b, y, beta, b))[0]
+    rows, lift, widening, notes = _resampled(points, runs, y[0], residuals, confidence, resamples, seed)
+    betas, log_s_mins = fit_curves(b, rows)
+    log_e_min, log_e_mins = _log_e_min(b, y, beta, log_s_min), _log_e_min(b, rows, betas, log_s_mins)
+    at = np.geomspace(b.min(), b.max(), BAND_POINTS)
+    band = widened(curve_values(b, y, beta, at)[0], curve_values(b, rows, betas, at), confidence, widening)
+    b_crit = float(np.exp(beta[0]))
+    interval = _interval(beta, betas, confidence, widening)
+    status, reason = judge(points=points, b_crit=b_crit, interval=interval, confidence=confidence, residuals=residuals)
+    return CurveFit(
+        b_crit=b_crit,
+        b_crit_interval=interval,
+        s_min=float(np.exp(log_s_min[0] + lift)),
+        s_min_interval=_interval(log_s_min, log_s_mins, confidence, widening, lift),
+        e_min=float(np.exp(log_e_min[0] + lift)),
+        e_min_interval=_interval(log_e_min, log_e_mins, confidence, widening, lift),
+        confidence=confidence,
+        band=tuple(zip(at.tolist(), *(np.exp(side + lift).tolist() for side in band), strict=True)),
+        n_batches=len(points),
+        n_runs=len(runs),
+        n_censored=sum(not run.reached for run in runs),
+        rms_log_residual=float(np.sqrt(np.mean(residuals**2))),
+        seed_noise=seed_noise(points)[0],
+        status=status,
+        reason=reason,
+        warnings=(*warnings, *notes),
+    )
+
+
+def _resampled(
+    points: Sequence[BatchPoint],
+    runs: Sequence[Run],
+    y: FloatArray,
+    residuals: FloatArray,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> tuple[FloatArray, float, float, tuple[str, ...]]:
+    """(resampled log steps (R, J), correction of log steps for the choice of LR, widening, warnings)."""
+    rng = np.random.default_rng(seed)
+    noise, freedom = seed_noise(points)
+    if noise is None or noise < NO_SPREAD:
+        rows = residual_resamples(y - residuals, residuals, resamples, rng)
+        return rows, 0.0, t_over_z(confidence, residuals.size - 2), ()
+    drawn = resample_seeds(points, runs, resamples, rng)
+    lift = float(drawn.optimism.mean())
+    birge = birge_ratio(residuals, drawn.log_steps)
+    notes = []
+    if lift > 0.005:
+        notes.append(
+            f"steps are raised by {math.expm1(lift):.1%}: the best learning rate was chosen on the seeds that "
+            "measure it."
+        )
+    if birge > 1.2:
+        notes.append(f"the points scatter {birge:.2g} times as far as seeds explain; intervals are widened by that.")
+    return drawn.log_steps, lift, birge * t_over_z(confidence, freedom), tuple(notes)
+
+
+def _unfitted(
+    points: Sequence[BatchPoint], runs: Sequence[Run], confidence: float, warnings: Sequence[str]
+) -> CurveFit:
+    nothing = (0.0, math.inf)
+    return CurveFit(
+        b_crit=math.nan,
+        b_crit_interval=nothing,
+        s_min=math.nan,
+        s_min_interval=nothing,
+        e_min=math.nan,
+        e_min_interval=nothing,
+        confidence=confidence,
+        band=(),
+        n_batches=len(points),
+        n_runs=len(runs),
+        n_censored=sum(not run.reached for run in runs),
+        rms_log_residual=math.nan,
+        seed_noise=seed_noise(points)[0],
+        status="not_identified",
+        reason=f"a curve of two parameters needs {MIN_BATCHES} batch sizes and {len(points)} reached the target.",
+        warnings=tuple(warnings),
+    )
+
+
+def _log_e_min(b: FloatArray, rows: FloatArray, beta: FloatArray, log_s_min: FloatArray) -> FloatArray:
+    """Log E_min = log S_min + log B_crit; the constant E of a linear curve, and -inf for a flat one."""
+    linear = (rows + np.log(b)).mean(1)
+    with np.errstate(invalid="ignore"):  # -inf + inf, replaced
+        return np.where(beta == np.inf, linear, log_s_min + beta)
+
+
+def _interval(
+    estimate: FloatArray, rows: FloatArray, confidence: float, widening: float, lift: float = 0.0
+) -> tuple[float, float]:
+    low, high = widened(estimate, rows[:, None], confidence, widening)
+    return float(np.exp(low[0] + lift)), float(np.exp(high[0] + lift))

@@ -1,0 +1,163 @@
+"""Bootstrap over seeds within a batch, the best learning rate chosen anew in every resample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from analysis.targets import BatchPoint, Run, outlying
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resamples:
+    """What the aggregates of a study might have been.
+
+    Attributes:
+        log_steps: shape (R, J): log of the aggregate steps of each batch, in each resample.
+        optimism: shape (J,): by how much log steps come out low because the LR was chosen on the seeds that measure it.
+    """
+
+    log_steps: FloatArray
+    optimism: FloatArray
+
+
+def resample_seeds(
+    points: Sequence[BatchPoint], runs: Sequence[Run], resamples: int, rng: np.random.Generator
+) -> Resamples:
+    """Draw n - 1 of the n seeds of each batch with replacement, choose the LR again, aggregate again.
+
+    - n - 1 of n, because the mean of n draws from n values has the variance (n - 1) / n of what it should have: a third
+      too little at three seeds (Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans, section 8).
+    - Seeds are drawn for all LRs of a batch together: they share initialisation and data order, so their times to
+      target move together, and so does what the choice among LRs can gain.
+    - Optimism is the gap, over resamples, between the full data and the resample at the LR chosen in the resample
+      (Efron & Gong 1983, The American Statistician 37): how low the winner of a noisy race looks.
+    - A batch with one seed has no spread of its own and borrows the pooled spread of the others.
+    """
+    pooled = _pooled_deviations(points)
+    drawn = np.empty((resamples, len(points)))
+    optimism = np.zeros(len(points))
+    for j, point in enumerate(points):
+        grid = seed_matrix([run for run in runs if run.batch_size == point.batch_size])
+        seeds = grid.shape[1]
+        here = math.log(point.steps)
+        if seeds == 1:
+            drawn[:, j] = here + (rng.choice(pooled, resamples) if pooled.size else 0.0)
+            continue
+        picks = rng.integers(seeds, size=(resamples, seeds - 1))
+        sample = grid[:, picks]  # (LR, R, seeds - 1)
+        chosen = _median(sample).argmin(0)
+        value = np.take_along_axis(_aggregate(sample), chosen[None], 0)[0]
+        full = _aggregate(grid)[chosen]
+        # A resample of censored runs alone has no value: it keeps the measured one.
+        known = np.isfinite(value) & np.isfinite(full)
+        drawn[:, j] = np.where(known, value, here)
+        optimism[j] = (full[known] - value[known]).mean() if known.any() else 0.0
+    return Resamples(log_steps=drawn, optimism=optimism)
+
+
+def seed_matrix(runs: Sequence[Run]) -> FloatArray:
+    """Log steps of one batch, shape (LRs, seeds): inf where censored, nan where not run or named as an outlier."""
+    lrs = sorted({run.lr for run in runs})
+    seeds = sorted({run.seed for run in runs})
+    grid = np.full((len(lrs), len(seeds)), np.nan)
+    for run in runs:
+        grid[lrs.index(run.lr), seeds.index(run.seed)] = math.log(run.steps) if run.reached else math.inf
+    for row in grid:
+        at = np.flatnonzero(~np.isnan(row))
+        if np.isfinite(row[at]).all():
+            row[at[outlying(row[at])]] = np.nan
+    return grid
+
+
+def _pooled_deviations(points: Sequence[BatchPoint]) -> FloatArray:
+    """Deviations of log steps from their batch's mean, scaled to the variance of a single run."""
+    deviations = [np.empty(0)]
+    for point in points:
+        logs = np.log([run.steps for run in point.runs if run.reached])
+        logs = logs[~outlying(logs)]
+        if logs.size > 1:
+            deviations.append((logs - logs.mean()) * math.sqrt(logs.size / (logs.size - 1)))
+    return np.concatenate(deviations)
+
+
+def _median(values: FloatArray) -> FloatArray:
+    """Median over the last axis; nan is absent, and nothing present is inf."""
+    ordered = np.sort(values, axis=-1)  # nan last, inf before it
+    present = (~np.isnan(values)).sum(-1, keepdims=True)
+    low = np.take_along_axis(ordered, np.maximum(present - 1, 0) // 2, -1)
+    high = np.take_along_axis(ordered, np.minimum(present // 2, values.shape[-1] - 1), -1)
+    return np.asarray(np.where(present > 0, 0.5 * (low + high), np.inf)[..., 0])
+
+
+def _aggregate(values: FloatArray) -> FloatArray:
+    """As `targets.aggregate_steps`, over the last axis: the mean, or the median where a run is censored."""
+    present = ~np.isnan(values)
+    censored = np.isinf(values).any(-1)
+    count = present.sum(-1)
+    total = np.where(present & ~np.isinf(values), values, 0.0).sum(-1)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.inf)
+    return np.asarray(np.where(censored, _median(values), mean))
+
+
+def residual_resamples(
+    fitted: FloatArray, residuals: FloatArray, resamples: int, rng: np.random.Generator
+) -> FloatArray:
+    """Fitted values plus residuals drawn anew, scaled up for the two parameters they were fitted with; shape (R, J).
+
+    The way out when seeds show no spread: one run per batch, or runs that do not depend on their seed.
+    """
+    scale = math.sqrt(residuals.size / (residuals.size - 2))
+    return np.asarray(fitted + scale * rng.choice(residuals - residuals.mean(), (resamples, residuals.size)))
+
+
+def birge_ratio(residuals: FloatArray, rows: FloatArray) -> float:
+    """max(1, residual scatter over the scatter that the resamples show), pooled over batches (Birge 1932).
+
+    Args:
+        residuals: log(measured / fitted), shape (J,), two parameters fitted.
+        rows: resampled log steps, shape (R, J).
+
+    >>> birge_ratio(np.array([0.2, -0.2, -0.2, 0.2]), np.array([[0.1] * 4, [-0.1] * 4]))
+    2.8284271247461903
+    """
+    explained = float(rows.var(0).mean())
+    scatter = float((residuals**2).sum()) / max(residuals.size - 2, 1)
+    return max(1.0, math.sqrt(scatter / explained)) if explained > 0.0 else 1.0
+
+
+def t_over_z(confidence: float, freedom: int) -> float:
+    """Student's quantile over the normal one: what a spread known to `freedom` degrees has to be widened by.
+
+    >>> round(t_over_z(0.9, 16), 3)
+    1.061
+    """
+    level = 0.5 + confidence / 2.0
+    return float(stats.t.ppf(level, freedom) / stats.norm.ppf(level))
+
+
+def widened(estimate: FloatArray, rows: FloatArray, confidence: float, factor: float) -> tuple[FloatArray, FloatArray]:
+    """Percentile interval of the resamples, its distance from the estimate stretched by `factor`.
+
+    Args:
+        estimate: shape (K,); not stretched where it is infinite.
+        rows: the same in each resample, shape (R, K), infinities allowed.
+        confidence: of the interval.
+        factor: of the stretch.
+
+    Returns:
+        (low, high), each of shape (K,).
+    """
+    tail = (1.0 - confidence) / 2.0
+    # An observed order statistic, never a value between two: halfway to infinity is not a number.
+    low, high = np.quantile(rows, [tail, 1.0 - tail], axis=0, method="inverted_cdf")
+    centre = np.where(np.isfinite(estimate), estimate, 0.0)
+    stretch = np.where(np.isfinite(estimate), factor, 1.0)
+    return centre + stretch * (low - centre), centre + stretch * (high - centre)

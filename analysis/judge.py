@@ -1,0 +1,146 @@
+"""Whether a fitted curve may be believed: status, reason, warnings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from analysis.targets import BatchPoint, outlier_runs, outlying
+
+FloatArray = npt.NDArray[np.float64]
+FitStatus = Literal["ok", "misfit", "extrapolated", "not_identified"]
+
+MIN_BATCHES = 3
+MIN_SEEDS = 3
+MIN_SPAN = 2.0
+MISFIT_P = 0.001
+"""Lack of fit has to be this improbable. A test at 0.05 would call one true curve in twenty a misfit."""
+MISFIT_RMS = 0.05
+"""... and this large: with many seeds the smallest deviation is significant, and below 5 % of the steps it is smaller
+than what a factor-2 LR grid leaves untuned, so that it decides nothing."""
+
+
+def seed_noise(points: Sequence[BatchPoint]) -> tuple[float | None, int]:
+    """Standard deviation of log steps over seeds, pooled over batches, and its degrees of freedom.
+
+    Named outliers and censored runs are left out. (None, 0) with one run per batch.
+    """
+    squares, freedom = 0.0, 0
+    for point in points:
+        logs = np.log([run.steps for run in point.runs if run.reached])
+        logs = logs[~outlying(logs)]
+        if logs.size > 1:
+            squares += float(((logs - logs.mean()) ** 2).sum())
+            freedom += logs.size - 1
+    return (math.sqrt(squares / freedom), freedom) if freedom else (None, 0)
+
+
+def lack_of_fit(residuals: FloatArray, runs_per_batch: FloatArray, noise: float, freedom: int) -> float:
+    """p-value of the F test of lack of fit against pure error, two parameters fitted.
+
+    Draper & Smith 1998, Applied Regression Analysis, section 2.1.
+
+    Args:
+        residuals: log(measured / fitted) of the batch aggregates, shape (J,).
+        runs_per_batch: runs behind each aggregate, shape (J,).
+        noise: pooled standard deviation of log steps of single runs.
+        freedom: its degrees of freedom.
+
+    >>> round(lack_of_fit(np.full(4, 0.1), np.full(4, 3.0), noise=0.1, freedom=8), 4)
+    0.0256
+    """
+    if noise == 0.0:
+        return 0.0 if float(np.abs(residuals).max()) > 1e-9 else 1.0
+    mean_square = float((runs_per_batch * residuals**2).sum()) / (residuals.size - 2)
+    return float(stats.f.sf(mean_square / noise**2, residuals.size - 2, freedom))
+
+
+def judge(
+    *,
+    points: Sequence[BatchPoint],
+    b_crit: float,
+    interval: tuple[float, float],
+    confidence: float,
+    residuals: FloatArray,
+) -> tuple[FitStatus, str]:
+    """Status of a fit and its reason, in one sentence.
+
+    In this order: `not_identified`, `misfit`, `extrapolated`, `ok`; the first that applies makes the later ones moot.
+    """
+    smallest, largest = points[0].batch_size, points[-1].batch_size
+    span = f"the measured batches, {smallest:,} to {largest:,},"
+    if largest <= MIN_SPAN * smallest:
+        return (
+            "not_identified",
+            f"{span} lie within a factor {largest / smallest:.3g}, too close to see the curve bend.",
+        )
+    low, high = interval
+    if low == 0.0 and math.isinf(high):
+        return "not_identified", f"the {confidence:.0%} interval of B_crit is unbounded on both sides."
+    if math.isinf(high):
+        return "not_identified", f"over {span} steps fall in proportion to the batch as far as the noise lets us see."
+    if low == 0.0:
+        return "not_identified", f"over {span} steps hardly fall with the batch as far as the noise lets us see."
+    rms = float(np.sqrt(np.mean(residuals**2)))
+    noise, freedom = seed_noise(points)
+    tested = "with one run per batch a misfit cannot be told from noise"
+    if noise is not None:
+        runs = np.array([sum(run.reached for run in point.runs) for point in points], dtype=np.float64)
+        p = lack_of_fit(residuals, runs, noise, freedom)
+        explained = noise * math.sqrt(float((1.0 / runs).mean()))
+        tested = f"where seed noise explains {explained:.1%}"
+        if p < MISFIT_P and rms > MISFIT_RMS:
+            return "misfit", f"the curve misses the points by {rms:.1%} rms {tested} (lack of fit, p = {p:.1g})."
+    if not smallest <= b_crit <= largest:
+        side = "above the largest" if b_crit > largest else "below the smallest"
+        edge = largest if b_crit > largest else smallest
+        return "extrapolated", f"B_crit {b_crit:,.4g} lies {side} measured batch, {edge:,}."
+    return "ok", f"B_crit lies within {span} and the curve meets them within {rms:.1%} rms, {tested}."
+
+
+def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
+    """Too few seeds, censored runs and outliers at the best LRs, by name."""
+    warnings = []
+    seeds = [len({run.seed for run in point.runs}) for point in points]
+    few = [point.batch_size for point, n in zip(points, seeds, strict=True) if n < MIN_SEEDS]
+    if max(seeds) == 1:
+        warnings.append("one run per batch: the intervals come from the residuals, not from seeds.")
+    elif few:
+        warnings.append(f"fewer than {MIN_SEEDS} seeds at batch {_listed(few)}.")
+    for point in points:
+        censored = sum(not run.reached for run in point.runs)
+        if censored:
+            warnings.append(
+                f"batch {point.batch_size}: {censored} of {len(point.runs)} runs at the best LR never reached the "
+                "target; the median over seeds is used."
+            )
+        for run in outlier_runs(point):
+            others = float(np.median([r.steps for r in point.runs]))
+            warnings.append(
+                f"batch {point.batch_size}: {run.key} (seed {run.seed}) took {run.steps / others:.3g} times the median "
+                "steps and is left out as an outlier."
+            )
+    return tuple(warnings)
+
+
+def lr_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
+    """Batches whose best LR sits at the edge of its grid, and those that were not tuned at all."""
+    untuned = [point.batch_size for point in points if len(point.lr_curve) == 1]
+    warnings = [f"one learning rate only, not tuned, at batch {_listed(untuned)}."] if untuned else []
+    for edge, beyond in (("low", "below"), ("high", "above")):
+        at_edge = [point.batch_size for point in points if point.lr_edge == edge]
+        if at_edge:
+            warnings.append(
+                f"the best learning rate is the {edge}est of the grid at batch {_listed(at_edge)}: "
+                f"steps may be too many there; add learning rates {beyond} it."
+            )
+    return tuple(warnings)
+
+
+def _listed(batches: Sequence[int]) -> str:
+    return ", ".join(f"{b:,}" for b in batches)
