@@ -181,6 +181,15 @@ def _misfits(study: Study) -> Iterator[str]:
             f"limits.samples is {study.limits.samples}, so the batch of {study.batch_sizes[-1]} "
             "would not take a single step; raise the limit or drop the batch"
         )
+    metrics = [target.metric for target in study.targets]
+    if len(set(metrics)) < len(metrics):
+        yield "targets name a metric twice; put its values into one list"
+    evaluations = study.limits.samples // max(study.evaluation.every_samples, study.batch_sizes[-1])
+    if study.targets and evaluations < 2:
+        yield (
+            f"a target counts when a second evaluation confirms it, and the batch of {study.batch_sizes[-1]} would be "
+            f"evaluated {evaluations} time(s) in {study.limits.samples} samples; raise limits.samples or evaluate more"
+        )
     if study.limits.usd is not None and study.price_usd_per_worker_hour is None and study.hardware is None:
         yield "limits.usd needs a price: set price_usd_per_worker_hour, or hardware to a profile that has one"
     for number, second in enumerate(study.realisations):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from scaleexp.config_messages import one_sentence
 from scaleexp.errors import ConfigError
@@ -48,10 +48,18 @@ class HardwareProfile(Part):
     """Peak dense rate, 16-bit floats on tensor cores."""
     price_usd_per_hour: PositiveReal | None
     """Public list price of one device with its share of the host, on demand; null where none can be cited."""
-    price_note: str | None
-    """Whose price, where, for what."""
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
     """A source for every number."""
+
+    @model_validator(mode="after")
+    def _every_number_has_a_source(self) -> Self:
+        sourced = {field for source in self.sources for field in source.fields}
+        numbers = {field for field, value in self if isinstance(value, int | float)}
+        if numbers - sourced:
+            raise ValueError(f"sources name no source for {', '.join(sorted(numbers - sourced))}")
+        if sourced - numbers:
+            raise ValueError(f"sources name {', '.join(sorted(sourced - numbers))}, of which there is no number")
+        return self
 
 
 def builtin_hardware() -> dict[str, Traversable]:
