@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from scaleexp.config import Study
     from scaleexp.engines.base import Engine
+    from scaleexp.engines.packed import PackedEngine
     from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
 
@@ -76,17 +77,11 @@ def noise_every_steps(study: Study, batch_size: int) -> int:
     return max(study.noise.shards, math.ceil(study.evaluation.every_samples / batch_size))
 
 
-def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int) -> None:
-    """Run trials of one batch size together on virtual workers, all in this process."""
+def packed_engine(study: Study, workload: Workload, trials: Sequence[Trial], *, threads: int) -> PackedEngine:
+    """The engine of a pack of virtual-worker trials, at step 0."""
     from scaleexp.engines.packed import PackedEngine
 
-    store = Store(assignment.root)
-    trials = unfinished(store, trials)
-    if not trials:
-        return
-    study = assignment.study
-    workload = workload_of(study)
-    engine = PackedEngine(
+    return PackedEngine(
         workload,
         seeds=[t.seed for t in trials],
         batch_size=trials[0].batch_size,
@@ -94,7 +89,16 @@ def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int)
         noise_shards=study.noise.shards,
         threads=threads,
     )
-    _train(assignment, store, workload, engine, trials)
+
+
+def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int) -> None:
+    """Run trials of one batch size together on virtual workers, all in this process."""
+    store = Store(assignment.root)
+    trials = unfinished(store, trials)
+    if not trials:
+        return
+    workload = workload_of(assignment.study)
+    _train(assignment, store, workload, packed_engine(assignment.study, workload, trials, threads=threads), trials)
 
 
 def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.device) -> None:

@@ -4,15 +4,16 @@ Rank r takes the r-th contiguous slice of every global batch. A step that measur
 with plain autograd, adds up their gradients and reduces once: the same shards, in the same order, as virtual workers.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: DDP compares the hook's annotations with the classes themselves.
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
 from scaleexp.engines.base import FloatArray, NoiseMeasurement, StepResult
@@ -73,7 +74,7 @@ class DdpEngine:
             "noise_shards": self._shards,
         }
 
-    def _timed_allreduce(self, state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def _timed_allreduce(self, state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         """DDP's own mean all-reduce; notes when the last bucket was ready, for what follows is exposed."""
         self._last_bucket = time.perf_counter()
         buffer = bucket.buffer().div_(self._processes)
@@ -178,13 +179,9 @@ class DdpEngine:
 
 
 def _row(value: float) -> FloatArray:
-    import numpy as np
-
     return np.array([value])
 
 
 def _gather(rows: Tensor) -> Tensor:
     """Every process's rows, in rank order, differentiable; shape (B, ...)."""
-    from torch.distributed.nn.functional import all_gather
-
     return torch.cat(list(all_gather(rows)))

@@ -1,0 +1,210 @@
+"""The command `scaleexp`: plan a study, run it, list what is built in.
+
+Nothing heavy is imported before a command needs it. Data goes to stdout, messages to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from scaleexp import __version__
+from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
+from scaleexp.schema import REPORT_DIR
+
+if TYPE_CHECKING:
+    from scaleexp.launch.runner import Outcome, Prepared
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _overrides(command: F) -> F:
+    return click.option(
+        "--set", "overrides", multiple=True, metavar="A.B=C", help="Override a field of the study; the value is YAML."
+    )(command)
+
+
+def _storage(command: F) -> F:
+    return click.option(
+        "--storage", metavar="DIR", help="Where the study lives.  [default: ./scaleexp-results/NAME]"
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="scaleexp")
+def cli() -> None:
+    """How many workers, what batch size, what learning rate, and where does adding more stop paying?
+
+    \b
+    scaleexp quickstart            a real study on real data, to a report, in minutes
+    scaleexp plan my_study.yaml    what a study would run
+    scaleexp run my_study.yaml     run it, or go on with it
+    scaleexp-analysis --help       fit, draw and report what was run
+    """
+
+
+@cli.command()
+@click.argument("study")
+@_overrides
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps here to estimate how long it takes.")
+def plan(study: str, overrides: Sequence[str], as_json: bool, calibrate: bool) -> None:
+    """Show what STUDY (a built-in name or a YAML file) would run, without running it."""
+    document, text = _planned(_prepared(study, overrides), calibrate=calibrate)
+    click.echo(json.dumps(document, indent=1) if as_json else text)
+
+
+@cli.command()
+@click.argument("study")
+@_overrides
+@_storage
+@click.option("--yes", is_flag=True, help="Do not ask before starting.")
+def run(study: str, overrides: Sequence[str], storage: str | None, yes: bool) -> None:
+    """Run STUDY (a built-in name or a YAML file), or go on with it: finished trials never run again."""
+    prepared = _prepared(study, overrides)
+    if not yes:
+        _ask(prepared)
+    outcome = _run(prepared, storage)
+    click.echo(f"{_summary(outcome)}\nNext: scaleexp-analysis report {outcome.root}")
+
+
+@cli.command()
+@_overrides
+@_storage
+def quickstart(overrides: Sequence[str], storage: str | None) -> None:
+    """Run the built-in quickstart study on real handwritten digits, then fit it, draw it and explain it.
+
+    The same as `scaleexp run quickstart --yes` followed by `scaleexp-analysis report`.
+    """
+    outcome = _run(_prepared("quickstart", overrides), storage)
+    click.echo(_summary(outcome))
+    _report(outcome.root)
+
+
+@cli.command(name="list")
+@click.argument("what", type=click.Choice(["workloads", "rules", "studies"]))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def list_(what: str, as_json: bool) -> None:
+    """List what is built in."""
+    found = _built_in(what)
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, what: [{"name": n, "says": s} for n, s in found.items()]}, indent=1))
+    else:
+        width = max(map(len, found))
+        click.echo("\n".join(f"{name:<{width}}  {says}" for name, says in found.items()))
+
+
+def main() -> None:
+    """Entry point: an error of ours becomes one sentence on stderr and its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail(InterruptedStudyError("stopped before anything was run"))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ScaleexpError as error:
+        _fail(error)
+
+
+def _fail(error: ScaleexpError) -> None:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _prepared(study: str, overrides: Sequence[str]) -> Prepared:
+    from scaleexp.config import load_study
+    from scaleexp.launch.runner import prepare
+
+    return prepare(load_study(study, overrides))
+
+
+def _planned(prepared: Prepared, *, calibrate: bool) -> tuple[dict[str, Any], str]:
+    """The plan as JSON and as text."""
+    from shutil import get_terminal_size
+
+    from scaleexp.calibrate import seconds_at_most
+    from scaleexp.execute import workload_of
+    from scaleexp.plan_table import plan_document, render_plan
+
+    study, trials = prepared.study, prepared.plan.trials
+    seconds = seconds_at_most(study, workload_of(study), trials) if calibrate else None
+    document = plan_document(prepared.plan, study, seconds)
+    return document, render_plan(document, width=get_terminal_size().columns)
+
+
+def _ask(prepared: Prepared) -> None:
+    """Show the plan and ask; without a terminal there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody can be asked, since the input is no terminal: add --yes to start at once")
+    click.echo(_planned(prepared, calibrate=True)[1])
+    click.confirm("Start?", abort=True)
+
+
+def _run(prepared: Prepared, storage: str | None) -> Outcome:
+    from scaleexp.launch.runner import run_study
+
+    root = storage or str(Path("scaleexp-results") / prepared.study.name)
+    trials = prepared.plan.trials
+    batches = sorted({t.batch_size for t in trials})
+    click.echo(
+        f"{prepared.study.name}: {prepared.study.question}\n"
+        f"{len(trials)} trials, batch sizes {batches[0]} to {batches[-1]}, in {root}",
+        err=True,
+    )
+    try:
+        return run_study(prepared, root)
+    except KeyboardInterrupt:
+        raise InterruptedStudyError(
+            f"stopped; finished trials are kept in {root}, and the same command goes on with the rest"
+        ) from None
+
+
+def _summary(outcome: Outcome) -> str:
+    from scaleexp.plan_table import duration
+
+    words = {"reached": "reached the target", "limit": "ended at the sample limit without it", "waiting": "not started"}
+    parts = [f"{count} {words.get(status, status)}" for status, count in sorted(outcome.ended.items())]
+    return f"Done in {duration(outcome.seconds)}: {', '.join(parts)}."
+
+
+def _report(root: Path) -> None:
+    """Fit, draw and explain a study under its own directory.
+
+    Raises:
+        NotEnoughDataError: there is no fit; the report was written all the same and says why.
+    """
+    from analysis.plots import draw_all
+    from analysis.report import write_report
+    from analysis.study import analyse, answer
+
+    study = analyse(root)
+    directory = root / REPORT_DIR
+    figures = draw_all(study, directory)
+    page = write_report(study, directory / "report.html")
+    if study.fit is None:
+        raise NotEnoughDataError(f"{answer(study)} What was measured is in {page}.")
+    click.echo(f"\n{answer(study)}\n")
+    click.echo("\n".join(f"{name:<12} {path}" for name, path in figures.items()))
+    click.echo(f"{'report':<12} {page}\n\nNext: open the report, or: scaleexp-analysis fit {root}")
+
+
+def _built_in(what: str) -> dict[str, str]:
+    """Name -> one line, for one kind of thing."""
+    if what == "workloads":
+        from scaleexp.workloads import BUILT_IN
+
+        return dict(BUILT_IN)
+    if what == "rules":
+        from scaleexp.scaling_rules import RULES
+
+        return {name: (rule.__doc__ or "").strip().splitlines()[0] for name, rule in RULES.items()}
+    from scaleexp.config import load_study
+    from scaleexp.study_files import builtin_studies
+
+    return {name: load_study(name).question for name in builtin_studies()}

@@ -1,0 +1,162 @@
+"""A study from its file to its last commit: prepare the storage, launch, watch, sum up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleexp import facts, schema
+from scaleexp.config import Study, check_against_data
+from scaleexp.errors import ConfigError, TrialsFailedError
+from scaleexp.execute import Assignment, unfinished, workload_of
+from scaleexp.plan import directed_targets, make_plan
+from scaleexp.progress import Watch, shown
+from scaleexp.storage import Store
+from scaleexp.trial import Plan
+
+if TYPE_CHECKING:
+    from scaleexp.launch.cluster import Resources
+    from scaleexp.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A study that was checked against its data.
+
+    Attributes:
+        study: as validated.
+        plan: its trials.
+        targets: with their directions.
+        unit: of a sample.
+    """
+
+    study: Study
+    plan: Plan
+    targets: tuple[schema.Target, ...]
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a run of a study ended.
+
+    Attributes:
+        root: where the study lives.
+        ended: number of trials by status, over the whole plan.
+        seconds: wall time of this run.
+    """
+
+    root: Path
+    ended: Mapping[str, int]
+    seconds: float
+
+
+def prepare(study: Study) -> Prepared:
+    """Load the workload, check the study against it, and plan.
+
+    Raises:
+        ConfigError: a batch larger than the data, a metric that is never reported, options of no use, ...
+    """
+    workload = workload_of(study)
+    check_against_data(study, workload.n_train, workload.metrics)
+    plan = make_plan(study, workload.data_sha256, statistics_depend_on_split=False)
+    targets = tuple(directed_targets(study, workload.metrics))
+    return Prepared(study=study, plan=plan, targets=targets, unit=workload.unit)
+
+
+def open_study(prepared: Prepared, root: str | Path) -> Store:
+    """Create the study directory, or continue one that holds the same study.
+
+    Raises:
+        ConfigError: it holds another study.
+        StorageError: it cannot be written.
+    """
+    store = Store(root)
+    dumped = {"schema_version": schema.SCHEMA_VERSION, **prepared.study.model_dump(mode="json")}
+    try:
+        store.write_json(schema.STUDY_FILE, dumped)
+    except FileExistsError:
+        differing = _differences(store.read_json(schema.STUDY_FILE), dumped)
+        if differing:
+            raise ConfigError(
+                f"{store.root} holds a study that differs in {', '.join(differing)}: give another --storage, "
+                "or the study that it holds."
+            ) from None
+    plan_file = prepared.plan.to_file(list(prepared.targets), unit=prepared.unit)
+    if not store.names(schema.PLAN_DIR):
+        store.write_json(f"{schema.PLAN_DIR}/0001.json", plan_file)
+    return store
+
+
+def run_study(prepared: Prepared, root: str | Path) -> Outcome:
+    """Run everything of a study that is not finished yet, on Ray, and sum up.
+
+    Raises:
+        ConfigError: the directory holds another study.
+        InfeasibleError: its real workers can never be placed.
+        TrialsFailedError: some trials failed; the others are committed.
+    """
+    from scaleexp.launch.cluster import ray_cluster
+    from scaleexp.launch.tune import run_phases
+
+    begin = time.monotonic()
+    store = open_study(prepared, root)
+    waiting = unfinished(store, prepared.plan.trials)
+    failures = []
+    if waiting:
+        with ray_cluster(waiting) as resources:
+            assignment = _assignment(prepared, store, resources)
+            with shown(Watch(store=store, trials=waiting)):
+                failures = run_phases(assignment, waiting, resources)
+    outcome = Outcome(root=store.root, ended=statuses(store, prepared.plan.trials), seconds=time.monotonic() - begin)
+    if failures:
+        count = sum(outcome.ended.get(s, 0) for s in ("failed", "running", "waiting"))
+        raise TrialsFailedError(
+            f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {failures[0].cause!r} "
+            f"(trial {failures[0].trials[0]}). The others are kept in {store.root}; run the same command to try again."
+        )
+    return outcome
+
+
+def statuses(store: Store, trials: Sequence[Trial]) -> dict[str, int]:
+    """Number of trials by the status of their last commit; `waiting` for those without one."""
+    watch = Watch(store=store, trials=trials)
+    watch.look()
+    return dict(watch.ended) | ({"waiting": len(watch.waiting)} if watch.waiting else {})
+
+
+def _assignment(prepared: Prepared, store: Store, resources: Resources) -> Assignment:
+    seconds, cause = _time_allowed(prepared.study, resources)
+    return Assignment(
+        study=prepared.study,
+        targets=prepared.targets,
+        root=str(store.root),
+        git_sha=facts.git_sha(Path.cwd()),
+        deadline=time.time() + seconds if seconds is not None else None,
+        deadline_cause=cause,
+    )
+
+
+def _time_allowed(study: Study, resources: Resources) -> tuple[float | None, str]:
+    """Seconds until the first of the study's limits is met with everything busy, and which limit it is."""
+    limits = study.limits
+    bounds: list[tuple[float, str]] = []
+    if limits.wall_s is not None:
+        bounds.append((limits.wall_s, f"limits.wall_s = {limits.wall_s:g}"))
+    if limits.gpu_hours is not None and resources.gpus:
+        bounds.append((limits.gpu_hours * 3600.0 / resources.gpus, f"limits.gpu_hours = {limits.gpu_hours:g}"))
+    if limits.usd is not None and study.price_usd_per_worker_hour:
+        rate = study.price_usd_per_worker_hour * (resources.gpus or resources.cpus) / 3600.0
+        bounds.append((limits.usd / rate, f"limits.usd = {limits.usd:g}"))
+    return min(bounds, default=(None, ""))
+
+
+def _differences(held: Any, wanted: Any, path: str = "") -> list[str]:  # noqa: ANN401  # JSON
+    """Dotted paths at which two JSON trees differ."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        keys = sorted(held.keys() | wanted.keys())
+        return [d for k in keys for d in _differences(held.get(k), wanted.get(k), f"{path}.{k}" if path else k)]
+    return [] if held == wanted else [path]
