@@ -1,7 +1,8 @@
 """From a name in a study file to the object that it names.
 
 Three kinds of name: a built-in one (`sgd`), `module:attribute` (`my_package.rules:cube_root`, any importable code,
-no registration), and an entry point that an installed package declares in the group `scaleexp.<kind>s`.
+no registration), and an entry point that an installed package declares in the group `scaleexp.<kind>s` (a blank in
+the kind is an underscore in the group).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def _installed(kind: str) -> dict[str, EntryPoint]:
     """Entry points of the group `scaleexp.<kind>s`, by name."""
-    return {point.name: point for point in entry_points(group=f"scaleexp.{kind}s")}
+    return {point.name: point for point in entry_points(group=f"scaleexp.{kind.replace(' ', '_')}s")}
 
 
 def check_name(name: str, builtins: Mapping[str, object], kind: str) -> None:
