@@ -10,6 +10,7 @@ import numpy as np
 from analysis.cbs import CurveFit
 from analysis.noise import NoiseScale
 from analysis.study import StudyAnalysis
+from analysis.targets import outlier_runs
 from scaleexp.laws import samples_to_target, steps_to_target
 
 Pairs = tuple[tuple[float, float], ...]
@@ -36,7 +37,8 @@ class StepsToTarget:
     """What the figure of steps against batch size shows; all pairs are (B [samples], steps).
 
     Attributes:
-        reached: runs at the best LR that reached the target.
+        reached: runs at the best LR that reached the target, outliers apart.
+        outliers: those that the aggregate names and leaves out.
         censored: runs at the best LR that had not reached it when they ended: at least so many steps.
         diverged: runs at the best LR that diverged: no bound on anything.
         never: the longest run of each batch where no run reached the target.
@@ -46,6 +48,7 @@ class StepsToTarget:
     """
 
     reached: Pairs
+    outliers: Pairs
     censored: Pairs
     diverged: Pairs
     never: Pairs
@@ -57,8 +60,10 @@ class StepsToTarget:
 def steps_figure(study: StudyAnalysis) -> StepsToTarget:
     """Numbers of the figure of steps against batch size."""
     chosen = [r for p in study.points for r in p.runs]
+    outliers = [r for p in study.points for r in outlier_runs(p)]
     return StepsToTarget(
-        reached=tuple((r.batch_size, r.steps) for r in chosen if r.reached),
+        reached=tuple((r.batch_size, r.steps) for r in chosen if r.reached and r not in outliers),
+        outliers=tuple((r.batch_size, r.steps) for r in outliers),
         censored=tuple((r.batch_size, r.steps) for r in chosen if not r.reached and r.status != "diverged"),
         diverged=tuple((r.batch_size, r.steps) for r in chosen if not r.reached and r.status == "diverged"),
         never=_never_reached(study),
@@ -141,6 +146,11 @@ def lr_lines(study: StudyAnalysis) -> tuple[LrLine, ...]:
         )
         for p in study.points
     )
+
+
+def has_learning_rates(study: StudyAnalysis) -> bool:
+    """Whether the points were measured over learning rates; a table of points alone carries none."""
+    return bool(study.points) and all(lr > 0 for p in study.points for lr, *_ in p.lr_curve)
 
 
 def rule_path(study: StudyAnalysis, rule: str) -> Pairs:

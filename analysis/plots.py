@@ -33,6 +33,7 @@ NOT_OK = {
 }
 MARKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("run that reached the target", {"marker": "o", "s": 14, "color": BLUE, "alpha": 0.55}),
+    ("outlier, left out of the aggregate", {"marker": "s", "s": 26, "facecolors": "none", "edgecolors": BLUE}),
     ("aggregate over seeds", {"marker": "o", "s": 60, "facecolors": "none", "edgecolors": BLUE}),
     ("censored run: at least so many steps", {"marker": "^", "s": 38, "color": ORANGE}),
     ("no run reached it: the longest", {"marker": "^", "s": 55, "facecolors": "none", "edgecolors": ORANGE}),
@@ -45,7 +46,7 @@ def plot_steps(study: StudyAnalysis, ax: Axes | None = None) -> Axes:
     """Steps to target against batch size: runs, aggregate, fitted curve with its band, both asymptotes, B_crit."""
     ax = ax or axes.new_axes(height=5.6)
     data, fit = drawn.steps_figure(study), study.fit
-    shown = [*data.reached, *data.censored, *data.diverged, *data.never, *data.aggregate]
+    shown = [*data.reached, *data.outliers, *data.censored, *data.diverged, *data.never, *data.aggregate]
     if not shown:
         return _empty(ax, "No run has been evaluated yet.")
     batches, steps = [b for b, _ in shown], [s for _, s in shown]
@@ -58,7 +59,7 @@ def plot_steps(study: StudyAnalysis, ax: Axes | None = None) -> Axes:
     axes.log_axis(ax, "x", x_limits, ticks)
     axes.log_axis(ax, "y", y_limits, axes.log_ticks(*y_limits))
     for pairs, (label, look) in zip(
-        (data.reached, data.aggregate, data.censored, data.never, data.diverged), MARKS, strict=True
+        (data.reached, data.outliers, data.aggregate, data.censored, data.never, data.diverged), MARKS, strict=True
     ):
         if pairs:
             ax.scatter(*_columns(pairs), label=label, zorder=3, **look)
@@ -77,7 +78,7 @@ def _draw_fit(ax: Axes, fit: CurveFit, curve: drawn.FittedCurve) -> None:
     """Curve (solid only where it is ok and measured), band, perfect scaling, floor, B_crit with its interval."""
     b, s = _arrays(curve.steps)
     inside = (b >= curve.measured[0] * 0.999) & (b <= curve.measured[1] * 1.001)
-    line = {"color": VERMILION, "lw": 2.0, "zorder": 2.5}
+    line: dict[str, Any] = {"color": VERMILION, "lw": 2.0, "zorder": 2.5}
     if fit.band:
         at, low, high = np.array(fit.band).T
         label = f"fit with its {100 * fit.confidence:.0f} % band" if fit.status == "ok" else "band of the fit"
@@ -295,7 +296,7 @@ Plot = Callable[[StudyAnalysis], Axes]
 PLOTS: dict[str, tuple[Plot, Callable[[StudyAnalysis], bool]]] = {
     "steps_to_target": (plot_steps, lambda study: bool(study.runs)),
     "trade_off": (plot_trade_off, lambda study: bool(study.points)),
-    "learning_rate": (plot_learning_rates, lambda study: bool(study.points)),
+    "learning_rate": (plot_learning_rates, drawn.has_learning_rates),
     "noise_scale": (plot_noise, lambda study: bool(drawn.noise_lines(study))),
 }
 """Name -> how it is drawn, and whether the study holds anything to draw."""
