@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from analysis.bootstrap import birge_ratio, resample_seeds, residual_resamples, t_over_z, widened
 from analysis.curve import curve_values, fit_curves
-from analysis.judge import MIN_BATCHES, FitStatus, judge, lr_warnings, seed_noise, seed_warnings
+from analysis.judge import MIN_BATCHES, FitStatus, fit_probability, judge, lr_warnings, seed_noise, seed_warnings
 from analysis.targets import BatchPoint, Run, batch_points
 from scaleexp.errors import ConfigError, NotEnoughDataError
 
@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 BAND_POINTS = 41
 NO_SPREAD = 1e-9
 """Below this standard deviation of log steps the runs do not depend on their seed."""
+SCATTER_P = 0.05
+"""Lack of fit at which the width of an interval rests on the J - 2 degrees of freedom of the residuals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +77,8 @@ def fit_curve(
 
     The bootstrap's deviations of log B_crit are widened by two factors:
 
-    - t / z at the pooled degrees of freedom: the spread is itself estimated, from a few seeds per batch;
+    - t / z at the pooled degrees of freedom, because the spread is itself estimated from a few seeds per batch, or at
+      J - 2 where the residuals show more than seeds explain (p < 0.05);
     - the Birge ratio, where above 1: residuals over the spread that seeds explain (Birge 1932, Phys. Rev. 40, 207; the
       scale factor of the Particle Data Group), so that an interval also holds what the curve does not describe.
 
@@ -220,6 +223,8 @@ def _resampled(
     drawn = resample_seeds(points, runs, resamples, rng)
     lift = float(drawn.optimism.mean())
     birge = birge_ratio(residuals, drawn.log_steps)
+    if fit_probability(points, residuals) < SCATTER_P:
+        freedom = residuals.size - 2  # then it is the scatter of the batches that sets the width, not the seeds
     notes = []
     if lift > 0.005:
         notes.append(

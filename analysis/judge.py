@@ -60,6 +60,15 @@ def lack_of_fit(residuals: FloatArray, runs_per_batch: FloatArray, noise: float,
     return float(stats.f.sf(mean_square / noise**2, residuals.size - 2, freedom))
 
 
+def fit_probability(points: Sequence[BatchPoint], residuals: FloatArray) -> float:
+    """`lack_of_fit` of these points; 1 where no batch has two runs to compare with."""
+    noise, freedom = seed_noise(points)
+    if noise is None:
+        return 1.0
+    runs = np.array([sum(run.reached for run in point.runs) for point in points], dtype=np.float64)
+    return lack_of_fit(residuals, runs, noise, freedom)
+
+
 def judge(
     *,
     points: Sequence[BatchPoint],
@@ -87,15 +96,15 @@ def judge(
     if low == 0.0:
         return "not_identified", f"over {span} steps hardly fall with the batch as far as the noise lets us see."
     rms = float(np.sqrt(np.mean(residuals**2)))
-    noise, freedom = seed_noise(points)
-    tested = "with one run per batch a misfit cannot be told from noise"
-    if noise is not None:
-        runs = np.array([sum(run.reached for run in point.runs) for point in points], dtype=np.float64)
-        p = lack_of_fit(residuals, runs, noise, freedom)
-        explained = noise * math.sqrt(float((1.0 / runs).mean()))
-        tested = f"where seed noise explains {explained:.1%}"
-        if p < MISFIT_P and rms > MISFIT_RMS:
-            return "misfit", f"the curve misses the points by {rms:.1%} rms {tested} (lack of fit, p = {p:.1g})."
+    p = fit_probability(points, residuals)
+    noise, _ = seed_noise(points)
+    if noise is None:
+        tested = "with one run per batch a misfit cannot be told from noise"
+    else:
+        per_run = np.mean([1.0 / sum(run.reached for run in point.runs) for point in points])
+        tested = f"where seed noise explains {noise * math.sqrt(float(per_run)):.1%}"
+    if p < MISFIT_P and rms > MISFIT_RMS:
+        return "misfit", f"the curve misses the points by {rms:.1%} rms {tested} (lack of fit, p = {p:.1g})."
     if not smallest <= b_crit <= largest:
         side = "above the largest" if b_crit > largest else "below the smallest"
         edge = largest if b_crit > largest else smallest
