@@ -6,27 +6,27 @@ of worker processes runs one after another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
-from math import ceil
-from typing import TypeVar
+from collections.abc import Sequence
+from heapq import heapreplace
+from itertools import groupby
 
 from scaleexp.trial import Trial
-
-T = TypeVar("T")
 
 STEP_OVERHEAD_SAMPLES = 64
 """What a step costs besides its samples, in samples: dispatch and the optimizer. Right to an order of magnitude for
 small models on a CPU; it only decides how packs are split and ordered, never what a trial computes."""
 
+MIN_GAIN = 0.1
+"""Packs are cut for an end this much earlier, not for less: every cut costs work."""
+
 
 def packs(trials: Sequence[Trial], *, slots: int) -> list[tuple[Trial, ...]]:
-    """Group trials into packs, the dearest first.
+    """Group trials into packs, the dearest first, so that `slots` of them at a time end early.
 
-    Packed trials of one batch go together and share the overhead of each step. Where a pack would cost more than
-    1 / `slots` of everything, it is split by seeds, and where that is not enough by LRs, so that the last slot to
-    finish is not left alone with it. The LRs of one seed stay together as long as possible: they are compared.
-    Starting the longest first keeps the end within 4/3 of the best possible (Graham 1969, doi:10.1137/0117039).
+    Packed trials of one batch start together and share the overhead of each step. Cutting a pack in two (between
+    seeds; within one seed between LRs) gives idle slots work, but the halves no longer share. So all packs are cut
+    to ever smaller sizes, and the coarsest cut wins whose end is within `MIN_GAIN` of the earliest. Started longest
+    first, packs end within 4/3 of the best schedule (Graham 1969, doi:10.1137/0117039).
 
     Args:
         trials: of any engine.
@@ -37,10 +37,21 @@ def packs(trials: Sequence[Trial], *, slots: int) -> list[tuple[Trial, ...]]:
     """
     if slots < 1:
         raise ValueError(f"slots must be 1 or more; got {slots}")
-    shapes = _grouped(trials)
-    share = sum(cost(group) for group in shapes) / slots
-    pieces = [piece for group in shapes for piece in _split(group, share)]
-    return sorted(pieces, key=cost, reverse=True)
+    whole = [tuple(group) for _, group in groupby(sorted(trials, key=_shape), key=_shape)]
+    dearest = max(map(cost, whole), default=0.0)
+    cuts = [_longest_first(whole)]
+    for power in range(1, 4 * slots.bit_length()):
+        cuts.append(_longest_first(_cut_to(cuts[-1], dearest * 2 ** (-power / 4))))
+    ends = [makespan(cut, slots) for cut in cuts]
+    return next(cut for cut, end in zip(cuts, ends, strict=True) if end * (1 - MIN_GAIN) <= min(ends))
+
+
+def makespan(pieces: Sequence[tuple[Trial, ...]], slots: int) -> float:
+    """When the last slot ends if whoever is free takes the next pack in order [samples, as `cost`]."""
+    free = [0.0] * slots
+    for pack in pieces:
+        heapreplace(free, free[0] + cost(pack))
+    return max(free)
 
 
 def cost(pack: Sequence[Trial]) -> float:
@@ -61,27 +72,32 @@ def _shape(trial: Trial) -> tuple[str, int, int, int, int]:
     return ("packed", trial.batch_size, trial.workers, trial.micro_batch, trial.accumulation_steps)
 
 
-def _grouped(trials: Sequence[Trial]) -> list[tuple[Trial, ...]]:
-    return [tuple(group) for _, group in groupby(sorted(trials, key=_shape), key=_shape)]
+def _longest_first(pieces: Sequence[tuple[Trial, ...]]) -> list[tuple[Trial, ...]]:
+    return sorted(pieces, key=cost, reverse=True)
 
 
-def _split(group: tuple[Trial, ...], share: float) -> Iterator[tuple[Trial, ...]]:
-    """Pieces of a packed group that cost at most `share` where seeds and LRs allow; a ddp group stays whole."""
-    if group[0].engine == "ddp" or cost(group) <= share:
-        yield group
-        return
-    seeds = sorted({trial.seed for trial in group})
-    for chosen in _chunks(seeds, ceil(cost(group) / share)):
-        piece = tuple(sorted((t for t in group if t.seed in chosen), key=lambda t: (t.seed, t.lr)))
-        if len(chosen) > 1 or cost(piece) <= share:
-            yield piece
+def _cut_to(pieces: Sequence[tuple[Trial, ...]], most: float) -> list[tuple[Trial, ...]]:
+    """The packs, those dearer than `most` cut in two and again, as long as both halves are `MIN_GAIN` cheaper."""
+    done: list[tuple[Trial, ...]] = []
+    waiting = list(pieces)
+    while waiting:
+        pack = waiting.pop()
+        halves = _halves(pack) if cost(pack) > most else []
+        if halves and max(map(cost, halves)) <= cost(pack) * (1 - MIN_GAIN):
+            waiting += halves
         else:
-            yield from _chunks(piece, ceil(cost(piece) / share))
+            done.append(pack)
+    return done
 
 
-def _chunks(items: Sequence[T], count: int) -> Iterator[tuple[T, ...]]:
-    """`items` in at most `count` runs whose lengths differ by at most one."""
-    count = min(count, len(items))
-    edges = [len(items) * i // count for i in range(count + 1)]
-    for low, high in pairwise(edges):
-        yield tuple(items[low:high])
+def _halves(pack: tuple[Trial, ...]) -> list[tuple[Trial, ...]]:
+    """A pack in two, the LRs of one seed together as long as possible: they are compared. Empty if it cannot be cut."""
+    if pack[0].engine == "ddp" or len(pack) == 1:
+        return []
+    seeds = sorted({trial.seed for trial in pack})
+    ordered = sorted(pack, key=lambda trial: (trial.seed, trial.lr))
+    if len(seeds) == 1:
+        middle = (len(ordered) + 1) // 2
+    else:
+        middle = sum(trial.seed < seeds[(len(seeds) + 1) // 2] for trial in ordered)
+    return [tuple(ordered[:middle]), tuple(ordered[middle:])]
