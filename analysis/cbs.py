@@ -13,6 +13,7 @@ from analysis.bootstrap import birge_ratio, resample_seeds, residual_resamples, 
 from analysis.curve import curve_values, fit_curves
 from analysis.judge import MIN_BATCHES, FitStatus, fit_probability, judge, lr_warnings, seed_noise, seed_warnings
 from analysis.targets import BatchPoint, Run, batch_points
+from analysis.wording import number, percent
 from scaleexp.errors import ConfigError, NotEnoughDataError
 
 __all__ = ["CurveFit", "FitStatus", "fit_curve", "fit_points"]
@@ -228,11 +229,13 @@ def _resampled(
     notes = []
     if lift > 0.005:
         notes.append(
-            f"steps are raised by {math.expm1(lift):.1%}: the best learning rate was chosen on the seeds that "
+            f"steps are raised by {percent(math.expm1(lift))}: the best learning rate was chosen on the seeds that "
             "measure it."
         )
     if birge > 1.2:
-        notes.append(f"the points scatter {birge:.2g} times as far as seeds explain; intervals are widened by that.")
+        notes.append(
+            f"the points scatter {number(birge, 2)} times as far as seeds explain; intervals are widened by that."
+        )
     return drawn.log_steps, lift, birge * t_over_z(confidence, freedom), tuple(notes)
 
 

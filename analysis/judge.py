@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from analysis.targets import BatchPoint, outlier_runs, outlying
+from analysis.wording import number, percent
 
 FloatArray = npt.NDArray[np.float64]
 FitStatus = Literal["ok", "misfit", "extrapolated", "not_identified"]
@@ -86,11 +87,11 @@ def judge(
     if largest <= MIN_SPAN * smallest:
         return (
             "not_identified",
-            f"{span} lie within a factor {largest / smallest:.3g}, too close to see the curve bend.",
+            f"{span} lie within a factor {number(largest / smallest)}, too close to see the curve bend.",
         )
     low, high = interval
     if low == 0.0 and math.isinf(high):
-        return "not_identified", f"the {confidence:.0%} interval of B_crit is unbounded on both sides."
+        return "not_identified", f"the {percent(confidence)} interval of B_crit is unbounded on both sides."
     if math.isinf(high):
         return "not_identified", f"over {span} steps fall in proportion to the batch as far as the noise lets us see."
     if low == 0.0:
@@ -102,14 +103,14 @@ def judge(
         tested = "with one run per batch a misfit cannot be told from noise"
     else:
         per_run = np.mean([1.0 / sum(run.reached for run in point.runs) for point in points])
-        tested = f"where seed noise explains {noise * math.sqrt(float(per_run)):.1%}"
+        tested = f"where seed noise explains {percent(noise * math.sqrt(float(per_run)))}"
     if p < MISFIT_P and rms > MISFIT_RMS:
-        return "misfit", f"the curve misses the points by {rms:.1%} rms {tested} (lack of fit, p = {p:.1g})."
+        return "misfit", f"the curve misses the points by {percent(rms)} rms {tested} (lack of fit, p = {p:.1g})."
     if not smallest <= b_crit <= largest:
         side = "above the largest" if b_crit > largest else "below the smallest"
         edge = largest if b_crit > largest else smallest
-        return "extrapolated", f"B_crit {b_crit:,.4g} lies {side} measured batch, {edge:,}."
-    return "ok", f"B_crit lies within {span} and the curve meets them within {rms:.1%} rms, {tested}."
+        return "extrapolated", f"B_crit {number(b_crit)} lies {side} measured batch, {edge:,}."
+    return "ok", f"B_crit lies within {span} and the curve meets them within {percent(rms)} rms, {tested}."
 
 
 def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
@@ -131,8 +132,8 @@ def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
         for run in outlier_runs(point):
             others = float(np.median([r.steps for r in point.runs]))
             warnings.append(
-                f"batch {point.batch_size}: {run.key} (seed {run.seed}) took {run.steps / others:.3g} times the median "
-                "steps and is left out as an outlier."
+                f"batch {point.batch_size}: {run.key} (seed {run.seed}) took {number(run.steps / others)} times "
+                "the median steps and is left out as an outlier."
             )
     return tuple(warnings)
 

@@ -15,6 +15,7 @@ from scipy import stats
 
 from analysis.read import StudyLog, read_steps
 from analysis.targets import BatchPoint
+from analysis.wording import number
 from scaleexp.schema import trial_key
 
 FloatArray = npt.NDArray[np.float64]
@@ -169,9 +170,8 @@ def noise_scale(runs: Sequence[Measurements], *, confidence: float = 0.9) -> Noi
     interval, resolved = fieller(g_mean, t_mean, v_g, v_t, c, quantile)
     if not resolved:
         half = quantile * math.sqrt(v_g)
-        reason = (
-            f"|G|^2 = {g_mean:.3g} +- {half:.2g} may be 0, so the noise scale has no upper bound; measure more steps."
-        )
+        g_sq = f"|G|^2 = {number(g_mean)} ± {number(half, 2)}"
+        reason = f"{g_sq} may be 0, so the noise scale has no upper bound; measure more steps."
         return _unresolved(g_mean, t_mean, interval, count, reach, confidence, reason)
     return NoiseScale(
         b_simple=t_mean / g_mean,

@@ -9,6 +9,7 @@ from itertools import takewhile
 from statistics import stdev
 
 from analysis.targets import BatchPoint, Run, median_steps
+from analysis.wording import percent
 from scaleexp.schema import PlanFile, RuleLabel
 
 
@@ -152,7 +153,7 @@ def _sentence(
     if up is None and down is None:
         return f"{rule}: fails at every batch next to its base {base:,} ({over})."
     low, high = (base if end is None else end for end in (down, up))
-    says = f"{rule}: within {tolerance:.0%} of the tuned steps from batch {low:,} to {high:,}"
+    says = f"{rule}: within {percent(tolerance)} of the tuned steps from batch {low:,} to {high:,}"
     failing = [
         next((p for p in reversed(points) if p.batch_size < low), None),
         next((p for p in points if p.batch_size > high), None),
@@ -165,11 +166,11 @@ def _sentence(
 def _excess(point: RulePoint) -> str:
     if math.isinf(point.ratio):
         return "half or more of its runs never reach the target"
-    return f"it takes {point.ratio - 1.0:.0%} more steps"
+    return f"it takes {percent(point.ratio - 1.0)} more steps"
 
 
 def _doubt(point: RulePoint, error: float | None, tolerance: float) -> str:
     """A word of doubt where two standard errors over seeds reach down to the tolerance."""
     if math.isinf(point.ratio) or error is None or math.log(point.ratio / (1.0 + tolerance)) > 2.0 * error:
         return ""
-    return f" (± {error:.0%} over seeds, so this may be noise)"
+    return f" (± {percent(error)} over seeds, so this may be noise)"

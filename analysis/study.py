@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from analysis.cbs import CurveFit
-from analysis.noise import NoiseScale, NoiseSeries
-from analysis.read import StudyLog
-from analysis.rules import RuleVerdict
-from analysis.targets import BatchPoint, Run
+import numpy as np
 
+from analysis.agreements import Agreement, agreements
+from analysis.cbs import CurveFit, fit_curve
+from analysis.judge import MIN_BATCHES
+from analysis.noise import NoiseScale, NoiseSeries, noise_at_target, noise_series
+from analysis.read import StudyLog, load, read_evals
+from analysis.rules import RuleVerdict, judge_rules
+from analysis.targets import BatchPoint, Run, batch_points, runs_to_target
+from analysis.wording import interval, number, percent, sign, unit_plural
+from scaleexp.errors import ConfigError
+from scaleexp.schema import Target
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Agreement:
-    """Two realisations of one trial, row by row.
-
-    Attributes:
-        key, other_key: trial keys.
-        steps: steps compared.
-        loss_difference: largest relative difference of the logged training loss.
-        value_difference: largest relative difference of the logged evaluations.
-        step_s, other_step_s: median measured seconds per step.
-    """
-
-    key: str
-    other_key: str
-    steps: int
-    loss_difference: float
-    value_difference: float
-    step_s: float
-    other_step_s: float
+__all__ = ["Agreement", "StudyAnalysis", "analyse", "answer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,45 +58,131 @@ class StudyAnalysis:
     agreements: tuple[Agreement, ...]
     left_out: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `fit --json` prints for this one target; unbounded and unknown numbers are None."""
+        from analysis.output import fit_document
+
+        return fit_document([self])
+
+
+def analyse(
+    source: str | Path | StudyLog,
+    *,
+    target: float | None = None,
+    metric: str | None = None,
+    confidence: float = 0.9,
+    seed: int = 0,
+) -> StudyAnalysis:
+    """Read a study, find its steps to one target and everything that rests on them.
+
+    Args:
+        source: a study directory, or one already loaded.
+        target: value of the metric; the hardest planned one if None, because the critical batch size grows as the
+            target hardens and the hardest is what the study was run for.
+        metric: one that the plan has a target for; its first if None.
+        confidence: of every interval.
+        seed: of the bootstrap.
+
+    Raises:
+        ConfigError: a metric without a target, or a target that is met before the first step.
+        StorageError: not a readable study directory.
+    """
+    log = source if isinstance(source, StudyLog) else load(source)
+    planned = _planned_target(log, metric)
+    goal = planned["values"][-1] if target is None else target
+    runs = runs_to_target(log, planned["metric"], goal, planned["direction"])
+    points, missing = batch_points(runs)
+    enough = len(points) >= MIN_BATCHES
+    return StudyAnalysis(
+        log=log,
+        metric=planned["metric"],
+        target=goal,
+        direction=planned["direction"],
+        unit=log.plan["unit"],
+        runs=runs,
+        points=points,
+        missing=missing,
+        fit=fit_curve(points, runs, confidence=confidence, seed=seed) if enough else None,
+        fit_reason="" if enough else _not_enough(log, planned, goal, runs, points),
+        noise=noise_at_target(log, points, confidence=confidence),
+        noise_series=noise_series(log, points, confidence=confidence),
+        rules=judge_rules(log.plan, runs, points),
+        agreements=agreements(log),
+        left_out=_left_out(log, planned["metric"], runs, missing),
+    )
+
 
 def answer(study: StudyAnalysis) -> str:
     """The study's answer in one sentence: B_crit with its interval, target and definition, or that the data do not say.
 
     Report, quickstart and `fit` all print this sentence.
     """
-    sign = "<=" if study.direction == "min" else ">="
-    goal = f"{study.metric} {sign} {study.target:g}"
-    asked = f"the critical batch size for {goal}"
-    fit = study.fit
+    asked = f"the critical batch size for {study.metric} {sign(study.direction)} {number(study.target, 6)}"
+    fit, unit = study.fit, unit_plural(study.unit)
     if fit is None:
         return f"The data do not say what {asked} is: {study.fit_reason}"
+    low, high = fit.b_crit_interval
     if fit.status == "misfit":
         return f"The data do not follow the curve that defines {asked}: {fit.reason}"
-    low, high = fit.b_crit_interval
     if fit.status == "not_identified":
-        bound = ""
-        if low > 0.0 and math.isinf(high):
-            bound = f" They only say that it is above {low:,.3g} {study.unit}s."
-        elif low == 0.0 and math.isfinite(high):
-            bound = f" They only say that it is below {high:,.3g} {study.unit}s."
+        one_sided = (low == 0.0) != math.isinf(high)
+        bound = f" All they say is: {interval(low, high)} {unit}." if one_sided else ""
         return f"The data do not say what {asked} is: {fit.reason}{bound}"
     says = (
-        f"{asked[0].upper()}{asked[1:]} is {_number(fit.b_crit)} {study.unit}s "
-        f"({fit.confidence:.0%} interval {_number(low)} to {_number(high)}): "
+        f"{asked[0].upper()}{asked[1:]} is {number(fit.b_crit)} {unit} "
+        f"({percent(fit.confidence)} interval {interval(low, high)}): "
         "there a run takes twice the fewest steps and twice the fewest samples"
     )
-    if fit.status == "extrapolated":
-        return f"{says}; this is extrapolated: {fit.reason}"
-    return f"{says}."
+    return f"{says}; this is extrapolated: {fit.reason}" if fit.status == "extrapolated" else f"{says}."
 
 
-def _number(value: float) -> str:
-    """Three significant digits, with thousands separators.
+def _planned_target(log: StudyLog, metric: str | None) -> Target:
+    targets = log.plan["targets"]
+    if not targets:
+        raise ConfigError(f"the plan of {log.path} has no target, so there is nothing to count steps to.")
+    for target in targets:
+        if metric in (None, target["metric"]):
+            return target
+    known = ", ".join(target["metric"] for target in targets)
+    raise ConfigError(f"the study has no target for the metric {metric!r}; it has one for {known}.")
 
-    >>> _number(12345.6), _number(83.93), _number(0.0123)
-    ('12,300', '83.9', '0.0123')
-    """
-    if not math.isfinite(value) or value == 0.0:
-        return str(value)
-    rounded = round(value, 2 - math.floor(math.log10(abs(value))))
-    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+
+def _not_enough(log: StudyLog, planned: Target, goal: float, runs: Sequence[Run], points: Sequence[BatchPoint]) -> str:
+    """How far the runs came, and what to do, in two sentences."""
+    metric, direction = planned["metric"], planned["direction"]
+    reached = sum(run.reached for run in runs)
+    diverged = sum(run.status == "diverged" for run in runs)
+    table = read_evals(log, metric)
+    seen = table["value"].to_numpy()[(table["samples"].to_numpy() > 0)]
+    seen = seen[np.isfinite(seen)]
+    best = f"; the best value seen was {number(seen.min() if direction == 'min' else seen.max())}" if seen.size else ""
+    easier = [v for v in planned["values"] if (v > goal if direction == "min" else v < goal)]
+    enough = [
+        v for v in reversed(easier) if len(batch_points(runs_to_target(log, metric, v, direction))[0]) >= MIN_BATCHES
+    ]
+    hint = f"--target {enough[0]:g} has enough" if enough else "choose an easier --target"
+    return (
+        f"{reached} of {len(runs)} runs reached {metric} {sign(direction)} {number(goal, 6)} ({diverged} diverged), "
+        f"which gives {len(points)} of the {MIN_BATCHES} batch sizes that a curve needs{best}. To go on: {hint}, or raise "
+        "the limit on samples, add batch sizes or widen the learning rates, and run the study again."
+    )
+
+
+def _left_out(log: StudyLog, metric: str, runs: Sequence[Run], missing: Sequence[tuple[int, str]]) -> tuple[str, ...]:
+    said = list(log.problems)
+    first = [trial for trial in log.trials if not trial.facts["realisation"]]
+    silent = len(first) - len(runs)
+    if silent:
+        said.append(f"{silent} of {len(first)} trials have no evaluation of {metric} yet.")
+    unfinished = sum(run.status in ("running", "stopped", "failed") and not run.reached for run in runs)
+    if unfinished:
+        said.append(f"{unfinished} of {len(runs)} runs stopped short of the target and of their limit; they may go on.")
+    diverged = sum(run.status == "diverged" for run in runs)
+    censored = sum(not run.reached for run in runs) - diverged - unfinished
+    if censored:
+        said.append(
+            f"{censored} of {len(runs)} runs met their limit before the target; they count as slower than that."
+        )
+    if diverged:
+        said.append(f"{diverged} of {len(runs)} runs diverged; they count as never reaching the target.")
+    return (*said, *(sentence for _, sentence in missing))

@@ -15,6 +15,7 @@ from analysis.bootstrap import resample_seeds
 from analysis.cbs import CurveFit, fit_curve, fit_points
 from analysis.curve import fit_curves
 from analysis.targets import Run, batch_points
+from analysis.wording import percent
 from scaleexp.errors import ConfigError, NotEnoughDataError
 
 B_CRIT, S_MIN = 256.0, 500.0
@@ -189,7 +190,7 @@ def test_the_noisy_quadratic_is_a_misfit_at_one_percent_noise() -> None:
         result = fit_points(*curve_table(noisy_quadratic_steps, NQM, 3, 0.01, seed))
         assert result.status == "misfit"
         assert result.rms_log_residual == pytest.approx(0.081, abs=0.01)
-        assert f"{result.rms_log_residual:.1%}" in result.reason
+        assert percent(result.rms_log_residual) in result.reason
         assert "lack of fit" in result.reason
 
 

@@ -30,7 +30,7 @@ def test_where_the_optimum_follows_the_square_root_only_that_rule_holds_everywhe
     for rule in ("none", "linear"):
         assert (got[rule].holds_down_to, got[rule].holds_up_to) == (64, 64)
         assert got[rule].points[2].ratio == pytest.approx(math.exp(0.4 * math.log(2) ** 2), rel=1e-6)
-        assert "at 256 it takes 21% more steps" in got[rule].sentence
+        assert "at 256 it takes 21 % more steps" in got[rule].sentence
 
 
 def test_where_the_optimum_follows_the_batch_the_linear_rule_holds(tmp_path: Path) -> None:
