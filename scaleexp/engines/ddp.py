@@ -4,7 +4,9 @@ Rank r takes the r-th contiguous slice of every global batch. A step that measur
 with plain autograd, adds up their gradients and reduces once: the same shards, in the same order, as virtual workers.
 """
 
-# No `from __future__ import annotations` here: DDP compares the hook's annotations with the classes themselves.
+from __future__ import annotations
+
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +23,12 @@ from scaleexp.noise_scale import shard_count, squared_norms
 from scaleexp.optimizers import make_optimizer
 from scaleexp.sampling import derived_seed
 from scaleexp.workloads.base import Batch, Workload
+
+
+# Buffers stay each worker's own; torch 2.13 renamed the option that says so.
+_SYNC = "forward_sync_buffers"
+_RENAMED = _SYNC in inspect.signature(DistributedDataParallel.__init__).parameters
+_OWN_BUFFERS: dict[str, Any] = {_SYNC if _RENAMED else "broadcast_buffers": False}
 
 
 class DdpEngine:
@@ -56,13 +64,15 @@ class DdpEngine:
         self._micro = micro_batch if self._own % micro_batch == 0 else self._own
         self._seed = derived_seed(seed, "data")
         model = workload.model(derived_seed(seed, "init")).to(device)
-        self._ddp = DistributedDataParallel(model, broadcast_buffers=False)
+        self._ddp = DistributedDataParallel(model, **_OWN_BUFFERS)
         self._params = [p for p in model.parameters() if p.requires_grad]
         self._stacked = [p.detach().unsqueeze(0) for p in self._params]  # views: updating them updates the model
         self._optimizer = make_optimizer(optimizer, self._stacked)
         self._shards = shard_count(batch_size, at_most=noise_shards, processes=self._processes)
-        self._last_bucket = 0.0
-        self._ddp.register_comm_hook(None, self._timed_allreduce)
+        self._last_gradient = 0.0
+        self._last_event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        for p in self._params:
+            p.register_post_accumulate_grad_hook(self._note_gradient)
         self.n_parameters = sum(p.numel() for p in self._params)
         self.realisation: dict[str, Any] = {
             "engine": "ddp",
@@ -74,12 +84,20 @@ class DdpEngine:
             "noise_shards": self._shards,
         }
 
-    def _timed_allreduce(self, state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """DDP's own mean all-reduce; notes when the last bucket was ready, for what follows is exposed."""
-        self._last_bucket = time.perf_counter()
-        buffer = bucket.buffer().div_(self._processes)
-        reduced = dist.all_reduce(buffer, async_op=True).get_future()
-        return reduced.then(lambda done: done.value()[0])
+    def _note_gradient(self, parameter: Tensor) -> None:
+        """A gradient is ready: what the backward pass waits for after the last one is exposed communication."""
+        if self._last_event is not None:
+            self._last_event.record()
+        self._last_gradient = time.perf_counter()
+
+    def _exposed_s(self) -> float:
+        """Seconds between the last gradient and the end of the backward pass, on the device's own clock."""
+        if self._last_event is None:
+            return time.perf_counter() - self._last_gradient
+        end = torch.cuda.Event(enable_timing=True)
+        end.record()
+        end.synchronize()
+        return float(self._last_event.elapsed_time(end)) / 1e3
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -134,7 +152,7 @@ class DdpEngine:
             part_loss = self._forward_loss(self._ddp, piece) / pieces
             part_loss.backward()
             loss = loss + part_loss.detach()
-        exposed_s = self._now() - self._last_bucket
+        exposed_s = self._exposed_s()
         return [p.grad for p in self._params if p.grad is not None], loss, exposed_s
 
     def _shard_gradients(self, batch: Batch, own_shards: int) -> tuple[list[Tensor], Tensor, Tensor, float]:

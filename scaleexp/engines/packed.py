@@ -8,9 +8,8 @@ their gradients, as real workers would.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from scaleexp.errors import ConfigError
 from scaleexp.noise_scale import shard_count, squared_norms
 from scaleexp.optimizers import make_optimizer
 from scaleexp.sampling import derived_seed
-from scaleexp.workloads.base import Batch, Workload
+from scaleexp.workloads.base import Batch, Forward, Workload
 
 Params = dict[str, Tensor]
 
@@ -87,14 +86,19 @@ class PackedEngine:
     def _padded(rows: list[int]) -> list[int]:
         return rows if len(rows) > 1 else rows * 2
 
+    def _forward(self, params: Params) -> Forward:
+        """The model as a function of its inputs, at these parameters of one trial."""
+
+        def forward(*args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401  # whatever the model takes
+            return cast("Tensor", functional_call(self._template, params, args, kwargs))
+
+        return forward
+
     def _loss(self, params: Params, batch: Batch) -> Tensor:
-        return self._workload.loss(partial(functional_call, self._template, params), batch, _alone)
+        return self._workload.loss(self._forward(params), batch, _alone)
 
     def _metric_sums(self, params: Params, batch: Batch) -> dict[str, Tensor]:
-        def forward(*args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401  # whatever the model takes
-            return functional_call(self._template, params, args, kwargs)
-
-        return self._workload.metric_sums(forward, batch)
+        return self._workload.metric_sums(self._forward(params), batch)
 
     def _batch(self, start: int, stop: int) -> Batch:
         """Samples of every trial, each tensor (K, B, ...); trials of one seed see the same."""

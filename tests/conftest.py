@@ -1,0 +1,25 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+MEASUREMENTS = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def measurements() -> Path:
+    """Directory of measurements made by others."""
+    if not MEASUREMENTS.is_dir():
+        pytest.skip("measurements made by others are not beside this checkout")
+    return MEASUREMENTS
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_ray(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests start their own local Ray with their own token; they join nothing."""
+    os.environ["RAY_ADDRESS"] = "local"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(tmp_path_factory.mktemp("ray") / "token")

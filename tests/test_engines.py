@@ -1,0 +1,168 @@
+"""W real workers, W virtual workers and one worker are the same optimisation; trials in a pack do not meet."""
+
+from __future__ import annotations
+
+import functools
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from scaleexp.engines.ddp import DdpEngine
+from scaleexp.engines.packed import PackedEngine
+from scaleexp.sampling import derived_seed
+from scaleexp.workloads.classifier import Classifier
+
+B, STEPS, LR = 48, 50, 0.1
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def make(**options):
+    return Classifier(dtype=torch.float64, **{"model": "mlp", "hidden": [16], **options})
+
+
+@functools.cache
+def one_worker(optimizer_name: str, model: str) -> dict[str, np.ndarray]:
+    """The reference, written with nothing of ours but the data: one process, plain torch."""
+    workload = make(model=model)
+    net = workload.model(derived_seed(1, "init"))
+    optimizer = (
+        torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4)
+        if optimizer_name == "sgd"
+        else torch.optim.AdamW(net.parameters(), lr=0.003)
+    )
+    losses = []
+    for i in range(STEPS):
+        x, y = workload.batch(derived_seed(1, "data"), i * B, (i + 1) * B)
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    x, y = workload.eval_batch(0, workload.n_eval)
+    value = torch.nn.functional.cross_entropy(net(x), y).item()
+    return {"loss": np.array(losses), "val_loss": np.array([value])}
+
+
+def run(engine, lr, *, measure_every):
+    losses, noise = [], []
+    for i in range(STEPS):
+        result = engine.step(i * B, np.array([lr]), measure=i % measure_every == 0)
+        losses.append(result.loss[0])
+        if result.noise:
+            noise.append((result.noise.small[0], result.noise.big[0], result.noise.shards))
+    return {"loss": np.array(losses), "val_loss": engine.evaluate()["val_loss"], "noise": np.array(noise)}
+
+
+def spec(name):
+    return SGD if name == "sgd" else {"name": "adamw"}
+
+
+def rate(name):
+    return LR if name == "sgd" else 0.003
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("measure_every", [1, 1000])
+def test_virtual_workers_are_one_worker(name, model, measure_every):
+    """Every step through shards (8 virtual workers), or none but the first."""
+    engine = PackedEngine(make(model=model), seeds=[1], batch_size=B, optimizer=spec(name), noise_shards=8)
+    found = run(engine, rate(name), measure_every=measure_every)
+    reference = one_worker(name, model)
+    assert reference["loss"][-1] < 0.5 * reference["loss"][0]
+    np.testing.assert_allclose(found["loss"], reference["loss"], rtol=1e-10)
+    np.testing.assert_allclose(found["val_loss"], reference["val_loss"], rtol=1e-10)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _rank(rank, processes, port, queue, cases):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=processes)
+    for name, model, micro_batch, measure_every in cases:
+        engine = DdpEngine(
+            make(model=model),
+            seed=1,
+            batch_size=B,
+            micro_batch=micro_batch,
+            optimizer=spec(name),
+            noise_shards=8,
+            device=torch.device("cpu"),
+        )
+        found = run(engine, rate(name), measure_every=measure_every)
+        if rank == 0:
+            queue.put(found)
+    dist.destroy_process_group()
+
+
+CASES = [("sgd", "mlp", 24, 10), ("adamw", "mlp", 8, 1000), ("sgd", "cnn", 24, 1), ("sgd", "mlp", 12, 3)]
+
+
+@pytest.fixture(scope="module")
+def two_real_workers():
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    port = _free_port()
+    ranks = [context.Process(target=_rank, args=(r, 2, port, queue, CASES)) for r in range(2)]
+    for r in ranks:
+        r.start()
+    found = [queue.get(timeout=120) for _ in CASES]
+    for r in ranks:
+        r.join(30)
+        assert r.exitcode == 0
+    return found
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_two_real_workers_are_one_worker(two_real_workers, case):
+    """With accumulation, with and without the noise path, evaluated in halves."""
+    name, model, _, _ = CASES[case]
+    found, reference = two_real_workers[case], one_worker(name, model)
+    np.testing.assert_allclose(found["loss"], reference["loss"], rtol=1e-10)
+    np.testing.assert_allclose(found["val_loss"], reference["val_loss"], rtol=1e-10)
+
+
+@pytest.mark.parametrize("case", [0, 2, 3])
+def test_real_and_virtual_workers_measure_the_same_gradient_norms(two_real_workers, case):
+    name, model, _, measure_every = CASES[case]
+    virtual = PackedEngine(make(model=model), seeds=[1], batch_size=B, optimizer=spec(name), noise_shards=8)
+    expected = run(virtual, rate(name), measure_every=measure_every)["noise"]
+    assert len(expected) > 4
+    np.testing.assert_allclose(two_real_workers[case]["noise"], expected, rtol=1e-8)
+
+
+def test_a_trial_is_bit_identical_in_every_pack():
+    """Alone, beside others, and after others have left."""
+
+    def losses(seeds, lrs, leave_at=None):
+        engine = PackedEngine(Classifier(), seeds=seeds, batch_size=16, optimizer=SGD, noise_shards=8)
+        rates, rows = np.array(lrs), []
+        for i in range(30):
+            if i == leave_at:
+                engine.keep([1])
+                rates = rates[[1]]
+            result = engine.step(i * 16, rates, measure=i % 5 == 0)
+            rows.append(float(result.loss[rates.tolist().index(0.05)]))
+        return rows
+
+    alone = losses([7], [0.05])
+    assert losses([3, 7, 7], [0.01, 0.05, 0.2]) == alone
+    assert losses([3, 7, 9, 9], [0.01, 0.05, 0.2, 0.4], leave_at=11) == alone
+
+
+def test_a_diverging_trial_does_not_touch_its_neighbours():
+    lrs = np.array([0.05, 1e6])
+    pack = PackedEngine(Classifier(), seeds=[1, 1], batch_size=16, optimizer=SGD, noise_shards=8)
+    alone = PackedEngine(Classifier(), seeds=[1], batch_size=16, optimizer=SGD, noise_shards=8)
+    for i in range(20):
+        together = pack.step(i * 16, lrs, measure=False).loss
+        assert together[0] == alone.step(i * 16, lrs[:1], measure=False).loss[0]
+    assert not np.isfinite(together[1])
