@@ -164,7 +164,7 @@ def payoff_sentences(study: StudyAnalysis) -> tuple[str, ...]:
     sentences = [
         f"{at} a run takes twice the fewest steps and twice the fewest {unit}: {least}.",
         f"Doubling the workers from there saves {percent(saved)} of the steps and costs {percent(added)} more {unit}; "
-        f"far below it a doubling nearly halves the steps for free, far above it nearly doubles the {unit} for nothing.",
+        f"far below it one nearly halves the steps for free, far above it one nearly doubles the {unit} for nothing.",
         _overhead_sentence(study, fit),
     ]
     if fit.status == "extrapolated":

@@ -112,3 +112,12 @@ def unit_plural(unit: str) -> str:
     ('tokens', 'samples')
     """
     return f"{unit}s" if unit else "samples"
+
+
+def brief(text: str, most: int = 40) -> str:
+    """A name that fits in a figure, with an ellipsis where it was cut.
+
+    >>> brief("eval_loss"), brief("a" * 50, most=8)
+    ('eval_loss', 'aaaaaaa…')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
