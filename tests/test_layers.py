@@ -21,15 +21,16 @@ MODULES = module_files()
 
 
 def imported(node: ast.AST, module: str, is_package: bool) -> Iterator[str]:
-    """Names that one statement imports; `from a import b` may mean the module a.b, so it yields both."""
+    """What one statement imports; `from a import b` is the module a.b if there is one, else something of a."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         parents = module.split(".") if is_package else module.split(".")[:-1]
         base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
         source = ".".join(part for part in (base, node.module) if part)
-        yield source
-        yield from (f"{source}.{alias.name}" for alias in node.names)
+        for alias in node.names:
+            inner = f"{source}.{alias.name}"
+            yield inner if inner in MODULES else source
 
 
 def is_type_checking(node: ast.AST) -> TypeGuard[ast.If]:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from importlib import resources
 from itertools import product
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -23,10 +24,11 @@ from scaleexp.plan import (
     render_plan,
 )
 
-QUICK = dict.fromkeys([4, 8, 16, 32, 64, 128, 256, 512, 1024], 60.0)
+GRID = str(Path(__file__).with_name("grid_study.yaml"))
+SECONDS = dict.fromkeys([4, 8, 16, 32, 64, 128, 256, 512, 1024], 60.0)
 
 
-def plan_of(*overrides, name="quickstart", **options):
+def plan_of(*overrides, name=GRID, **options):
     study = load_study(name, overrides)
     return study, make_plan(study, "d" * 64, **options)
 
@@ -134,7 +136,7 @@ def test_how_a_batch_is_split_leaves_the_ids_alone_unless_statistics_depend_on_i
 def test_ids_are_the_same_in_another_process():
     code = (
         "from scaleexp.config import load_study; from scaleexp.plan import make_plan;"
-        "print(*[t.key for t in make_plan(load_study('quickstart'), 'd' * 64).trials])"
+        f"print(*[t.key for t in make_plan(load_study({GRID!r}), 'd' * 64).trials])"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert other == [trial.key for trial in plan_of()[1].trials]
@@ -149,13 +151,13 @@ def test_planning_imports_neither_torch_nor_ray():
 
 
 def test_the_grid_is_the_square_root_line_times_the_multipliers():
-    lrs, rules = lr_grid(load_study("quickstart", ["lr_rules=[sqrt]"]), kappa=16.0)
+    lrs, rules = lr_grid(load_study(GRID, ["lr_rules=[sqrt]"]), kappa=16.0)
     assert lrs == (0.2, 0.4, 0.8, 1.6, 3.2)
     assert rules == {"sqrt": 0.8}
 
 
 def test_rules_that_fall_on_the_grid_add_no_trial_and_others_add_one():
-    study = load_study("quickstart")
+    study = load_study(GRID)
     assert len(lr_grid(study, kappa=16.0)[0]) == 5
     lrs, rules = lr_grid(study, kappa=2.0)
     assert len(lrs) == 7
@@ -163,7 +165,7 @@ def test_rules_that_fall_on_the_grid_add_no_trial_and_others_add_one():
 
 
 def test_a_grid_lr_within_the_snap_gives_its_place_to_the_rule_and_not_beyond_it():
-    study = load_study("quickstart", ["lr_multipliers=[0.5, 1, 2]", "lr_rules=[linear]", "lr_snap=0.02"])
+    study = load_study(GRID, ["lr_multipliers=[0.5, 1, 2]", "lr_rules=[linear]", "lr_snap=0.02"])
     inside, outside = 3.93, 3.91  # linear / grid point = sqrt(kappa) / 2 = 0.991 and 0.989
     for kappa, snap, count in ((inside, 0.02, 3), (outside, 0.02, 3), (inside, 0.005, 4), (outside, 0.0, 4)):
         lrs, rules = lr_grid(study.model_copy(update={"lr_snap": snap}), kappa)
@@ -175,7 +177,7 @@ def test_a_grid_lr_within_the_snap_gives_its_place_to_the_rule_and_not_beyond_it
 @settings(max_examples=200)
 @given(kappa=st.floats(2**-10, 2**10), snap=st.floats(0, 0.25))
 def test_every_rule_runs_at_its_exact_lr_and_the_centre_stays(kappa, snap):
-    study = load_study("quickstart").model_copy(update={"lr_snap": snap})
+    study = load_study(GRID).model_copy(update={"lr_snap": snap})
     lrs, rules = lr_grid(study, kappa)
     assert rules["linear"] == pytest.approx(0.2 * kappa, rel=1e-11)
     assert rules["none"] == 0.2
@@ -220,7 +222,7 @@ def test_ddp_runs_one_process_per_worker_and_packed_one_in_all():
 
 def test_a_billion_trials_are_refused_before_they_are_built():
     many = [f"workers={list(range(1, 1001))}", "limits.samples=1e6", "realisations=[]", "targets=[]"]
-    study = load_study("quickstart", [*many, "lr_multipliers={count: 999, span: 100}", "seeds=1000"])
+    study = load_study(GRID, [*many, "lr_multipliers={count: 999, span: 100}", "seeds=1000"])
     with pytest.raises(ConfigError, match=r"1,002,000,000 trials [(]1000 batches x 1002 LRs x 1000 seeds"):
         make_plan(study, "")
 
@@ -256,9 +258,7 @@ def test_a_second_realisation_with_another_split_is_refused_where_statistics_dep
 
 
 def test_the_plan_file_orders_targets_from_the_easiest_to_the_hardest():
-    study = load_study(
-        "quickstart", ["targets=[{metric: loss, values: [0.1, 0.4]}, {metric: accuracy, values: [0.9, 0.8]}]"]
-    )
+    study = load_study(GRID, ["targets=[{metric: loss, values: [0.1, 0.4]}, {metric: accuracy, values: [0.9, 0.8]}]"])
     loss, accuracy = directed_targets(study, {"loss": "min", "accuracy": "max"})
     assert (loss["values"], loss["direction"]) == ([0.4, 0.1], "min")
     assert (accuracy["values"], accuracy["direction"]) == ([0.8, 0.9], "max")
@@ -345,8 +345,8 @@ def test_no_slot_is_refused():
 # ---- table and JSON
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quadratic"])
-@pytest.mark.parametrize("seconds", [None, QUICK])
+@pytest.mark.parametrize("name", [GRID, "quickstart", "quadratic"])
+@pytest.mark.parametrize("seconds", [None, SECONDS])
 def test_plan_json_matches_its_schema(name, seconds):
     schema = json.loads((resources.files("scaleexp") / "schemas" / "plan.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -359,8 +359,8 @@ def test_plan_json_matches_its_schema(name, seconds):
 
 def test_the_rows_add_up():
     study, plan = plan_of("price_usd_per_worker_hour=2")
-    rows = plan_table(plan, study, QUICK)
-    document = plan_document(plan, study, QUICK)
+    rows = plan_table(plan, study, SECONDS)
+    document = plan_document(plan, study, SECONDS)
     assert sum(row["trials"] + len(row["second_realisations"]) for row in rows) == len(plan.trials)
     assert document["samples_at_most"] == sum(t.limit_steps * t.batch_size for t in plan.trials)
     assert document["samples_at_most"] <= len(plan.trials) * study.limits.samples
@@ -376,7 +376,7 @@ def test_an_unknown_part_leaves_the_total_unknown():
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("seconds", [None, QUICK])
+@pytest.mark.parametrize("seconds", [None, SECONDS])
 @pytest.mark.parametrize(
     "overrides", [[], ["price_usd_per_worker_hour=3", "worker_batch=null", "micro_batch=2", "accumulation_steps=2"]]
 )
