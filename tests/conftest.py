@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -22,4 +23,6 @@ def measurements() -> Path:
 def _own_ray(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests start their own local Ray with their own token; they join nothing."""
     os.environ["RAY_ADDRESS"] = "local"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(tmp_path_factory.mktemp("ray") / "token")
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text(secrets.token_hex(16))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)

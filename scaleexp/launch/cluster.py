@@ -68,7 +68,7 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
 
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InfeasibleError(
             f"Ray could not be reached or started ({first_line}): check RAY_ADDRESS, or set RAY_ADDRESS=local to start a local one."

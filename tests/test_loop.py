@@ -1,0 +1,193 @@
+"""The loop and its log: what is measured when, what ends a trial, and what a reader then finds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from scaleexp import schema
+from scaleexp.config import load_study
+from scaleexp.engines.packed import PackedEngine
+from scaleexp.execute import Assignment, noise_every_steps, run_packed, unfinished
+from scaleexp.launch.runner import prepare
+from scaleexp.runlog import last_commit
+from scaleexp.storage import Store
+
+SETS = [
+    "workload={name: quadratic, dimensions: 20}",
+    "workers=[4]",
+    "base={batch_size: 16, lr: 0.2}",
+    "seeds=[0, 1]",
+    "lr_multipliers=[0.05, 1, 4]",
+    "lr_rules=[sqrt]",
+    "limits.samples=3200",
+    "evaluation.every_samples=40",
+    "targets=[{metric: expected_loss, values: [0.5, 0.2]}]",
+]
+
+
+def assignment(root, *more, deadline=None):
+    prepared = prepare(load_study("quadratic", [*SETS, *more]))
+    return prepared.plan.trials, Assignment(
+        study=prepared.study,
+        targets=prepared.targets,
+        root=str(root),
+        git_sha=None,
+        deadline=deadline,
+        deadline_cause="limits.wall_s = 1",
+    )
+
+
+def rows(root, key, table):
+    """Rows of the segments that the last commit binds, checked against their sha256."""
+    commit = last_commit(Store(root), key)
+    found = []
+    for segment in commit["segments"]:
+        path = root / "trials" / key / segment["file"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == segment["sha256"]
+        if segment["table"] == table:
+            found += pq.read_table(path).to_pylist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    trials, work = assignment(root)
+    run_packed(work, trials, threads=1)
+    return root, trials
+
+
+def test_every_trial_ends_at_its_target_or_at_its_limit(study):
+    root, trials = study
+    for trial in trials:
+        commit = last_commit(Store(root), trial.key)
+        values = [r["value"] for r in rows(root, trial.key, "evals")]
+        if commit["status"] == "reached":
+            assert values[-1] <= 0.2
+            assert values[-2] <= 0.2
+            assert not any(a <= 0.2 and b <= 0.2 for a, b in zip(values[:-2], values[1:-1], strict=True))
+        else:
+            assert commit["status"] == "limit"
+            assert commit["samples"] == 3200
+    assert {last_commit(Store(root), t.key)["status"] for t in trials} == {"reached", "limit"}
+
+
+def test_steps_are_logged_once_each_and_batches_add_up(study):
+    root, trials = study
+    for trial in trials:
+        steps = rows(root, trial.key, "steps")
+        assert [r["step"] for r in steps] == list(range(1, len(steps) + 1))
+        for r in steps:
+            assert r["batch_size"] == r["micro_batch"] * r["accumulation_steps"] * r["workers"]
+            assert r["samples"] == r["step"] * r["batch_size"]
+            assert (r["grad_sq_small"] is None) == ((r["step"] - 1) % 8 != 0)
+            assert r["step_s"] >= r["compute_s"] + r["data_s"] + r["sync_s"] > 0
+        measured = [r for r in steps if r["grad_sq_big"] is not None]
+        assert {(r["shards"], r["shard_size"]) for r in measured} == {(8, 2)}
+
+
+def test_evaluations_fall_on_the_first_step_past_each_multiple_of_the_cadence(study):
+    root, trials = study
+    samples = [r["samples"] for r in rows(root, trials[0].key, "evals")]
+    expected = [0] + [-(-m // 16) * 16 for m in range(40, 3201, 40)]
+    assert samples == expected[: len(samples)]
+
+
+def test_schema_of_the_files_is_the_contract(study):
+    root, trials = study
+    for segment in (root / "trials" / trials[0].key / "segments").iterdir():
+        table = "evals" if "evals" in segment.name else "steps"
+        found = pq.read_schema(segment)
+        assert found.equals(schema.arrow_schema(table), check_metadata=False)
+        assert found.metadata[b"scaleexp.schema_version"] == b"1"
+        assert found.field("trial_id").metadata[b"deterministic"] == b"true"
+
+
+def test_facts_say_what_ran_and_where(study):
+    root, trials = study
+    facts = json.loads((root / "trials" / trials[0].key / "trial.json").read_text())
+    assert set(facts) == set(schema.TrialFacts.__annotations__)
+    assert facts["n_parameters"] == 20
+    assert facts["hardware"]["cores"] >= 1
+    assert facts["versions"]["torch"]
+
+
+def test_finished_trials_never_run_again(study):
+    root, trials = study
+    before = sorted(p.name for t in trials for p in (root / "trials" / t.key / "commits").iterdir())
+    _, work = assignment(root)
+    run_packed(work, trials, threads=1)
+    assert unfinished(Store(root), trials) == []
+    assert sorted(p.name for t in trials for p in (root / "trials" / t.key / "commits").iterdir()) == before
+
+
+def test_two_runs_write_the_same_deterministic_columns(study, tmp_path):
+    root, trials = study
+    _, work = assignment(tmp_path)
+    run_packed(work, trials, threads=1)
+    for table in ("steps", "evals"):
+        exact = schema.deterministic_columns(table)
+        for trial in trials:
+            a, b = rows(root, trial.key, table), rows(tmp_path, trial.key, table)
+            assert [{c: r[c] for c in exact} for r in a] == [{c: r[c] for c in exact} for r in b]
+
+
+def test_a_deadline_leaves_trials_stopped_and_a_later_run_finishes_them(tmp_path):
+    trials, work = assignment(tmp_path, deadline=1.0)
+    run_packed(work, trials, threads=1)
+    assert {last_commit(Store(tmp_path), t.key)["status"] for t in trials} == {"stopped"}
+    assert last_commit(Store(tmp_path), trials[0].key)["cause"] == "limits.wall_s = 1"
+    trials, work = assignment(tmp_path)
+    run_packed(work, trials, threads=1)
+    commits = [last_commit(Store(tmp_path), t.key) for t in trials]
+    assert {c["status"] for c in commits} == {"reached", "limit"}
+    assert {c["attempt"] for c in commits} == {1}
+    assert {r["attempt"] for r in rows(tmp_path, trials[0].key, "steps")} == {1}
+
+
+def test_divergence_is_a_result(tmp_path):
+    trials, work = assignment(tmp_path, "base={batch_size: 16, lr: 100.0}", "dtype=float32")
+    run_packed(work, trials, threads=1)
+    commits = [last_commit(Store(tmp_path), t.key) for t in trials]
+    assert {c["status"] for c in commits} == {"diverged"}
+    assert "loss became" in commits[0]["cause"]
+
+
+def test_an_error_in_the_middle_is_committed_as_a_failure_and_raised(tmp_path, monkeypatch):
+    trials, work = assignment(tmp_path)
+    real = PackedEngine.step
+
+    def breaks(self, start, lr, *, measure):
+        if start >= 64:
+            raise RuntimeError("the model broke")
+        return real(self, start, lr, measure=measure)
+
+    monkeypatch.setattr(PackedEngine, "step", breaks)
+    with pytest.raises(RuntimeError, match="the model broke"):
+        run_packed(work, trials, threads=1)
+    commits = [last_commit(Store(tmp_path), t.key) for t in trials]
+    assert {c["status"] for c in commits} == {"failed"}
+    assert commits[0]["cause"] == "RuntimeError: the model broke"
+    assert commits[0]["samples"] == 64
+    assert len(rows(tmp_path, trials[0].key, "steps")) == 4
+    assert len(unfinished(Store(tmp_path), trials)) == len(trials)
+
+
+def test_the_noise_cadence_is_fixed_by_the_study():
+    study = load_study("quadratic", SETS)
+    assert noise_every_steps(study, 16) == 8  # never more often than one step in as many as there are shards
+    assert noise_every_steps(study, 4) == 10  # once per evaluation interval of 40 samples
+    assert noise_every_steps(load_study("quadratic", [*SETS, "noise.every_samples=32"]), 16) == 2
+
+
+def test_warmup_scales_the_logged_learning_rate(tmp_path):
+    trials, work = assignment(tmp_path, "warmup_samples=160", "limits.samples=320")
+    run_packed(work, trials, threads=1)
+    steps = rows(tmp_path, trials[0].key, "steps")
+    expected = [min(1.0, (i + 0.5) / 10) * trials[0].lr for i in range(len(steps))]
+    np.testing.assert_allclose([r["step_lr"] for r in steps], expected, rtol=1e-12)
