@@ -1,39 +1,24 @@
 """Reads logs, fits curves, draws figures; needs neither ray nor torch.
 
-import analysis
+    import analysis
 
-result = analysis.fit("runs/my-study")
-result.fit.b_crit, result.fit.b_crit_interval, result.fit.status
+    study = analysis.fit("runs/my-study")
+    study.fit.b_crit, study.fit.b_crit_interval, study.fit.status
+
+`load` is `analysis.read.load`, `fit` is `analysis.study.analyse`. Both are looked up when first used, so that the
+import itself stays cheap (PEP 562); their types are in `__init__.pyi`.
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from analysis.read import StudyLog
-    from analysis.study import StudyAnalysis
+from importlib import import_module
+from typing import Any
 
 __all__ = ["fit", "load"]
 
-
-def load(path: str | Path) -> StudyLog:
-    """Read a study directory: see `analysis.read.load`."""
-    from analysis import read
-
-    return read.load(path)
+_PUBLIC = {"fit": ("analysis.study", "analyse"), "load": ("analysis.read", "load")}
 
 
-def fit(
-    source: str | Path | StudyLog,
-    *,
-    target: float | None = None,
-    metric: str | None = None,
-    confidence: float = 0.9,
-    seed: int = 0,
-) -> StudyAnalysis:
-    """Analyse a study at one target: see `analysis.study.analyse`."""
-    from analysis import study
-
-    return study.analyse(source, target=target, metric=metric, confidence=confidence, seed=seed)
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)

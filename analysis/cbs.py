@@ -224,7 +224,8 @@ def _resampled(
     drawn = resample_seeds(points, runs, resamples, rng)
     lift = float(drawn.optimism.mean())
     birge = birge_ratio(residuals, drawn.log_steps)
-    if fit_probability(points, residuals) < SCATTER_P:
+    scattered = fit_probability(points, residuals) < SCATTER_P
+    if scattered:
         freedom = residuals.size - 2  # then it is the scatter of the batches that sets the width, not the seeds
     notes = []
     if lift > 0.005:
@@ -232,7 +233,7 @@ def _resampled(
             f"steps are raised by {percent(math.expm1(lift))}: the best learning rate was chosen on the seeds that "
             "measure it."
         )
-    if birge > 1.2:
+    if scattered:
         notes.append(
             f"the points scatter {number(birge, 2)} times as far as seeds explain; intervals are widened by that."
         )

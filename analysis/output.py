@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from analysis.study import StudyAnalysis, answer
+from analysis.targets import BatchPoint
 from scaleexp import __version__
-
-if TYPE_CHECKING:
-    from analysis.study import StudyAnalysis
-    from analysis.targets import BatchPoint
 
 VERSION = 1
 _NUMBERS = ("b_crit", "s_min", "e_min", "confidence", "rms_log_residual", "seed_noise")
@@ -64,8 +62,6 @@ def schema_of(command: str) -> dict[str, Any]:
 
 
 def _fit(study: StudyAnalysis) -> dict[str, Any]:
-    from analysis.study import answer
-
     if study.fit is None:
         found: dict[str, Any] = {
             **dict.fromkeys(_NUMBERS),

@@ -153,7 +153,8 @@ def _sentence(
     if up is None and down is None:
         return f"{rule}: fails at every batch next to its base {base:,} ({over})."
     low, high = (base if end is None else end for end in (down, up))
-    says = f"{rule}: within {percent(tolerance)} of the tuned steps from batch {low:,} to {high:,}"
+    where = f"from batch {low:,} to {high:,}" if low < high else f"at batch {low:,} only"
+    says = f"{rule}: within {percent(tolerance)} of the tuned steps {where}"
     failing = [
         next((p for p in reversed(points) if p.batch_size < low), None),
         next((p for p in points if p.batch_size > high), None),
@@ -173,4 +174,4 @@ def _doubt(point: RulePoint, error: float | None, tolerance: float) -> str:
     """A word of doubt where two standard errors over seeds reach down to the tolerance."""
     if math.isinf(point.ratio) or error is None or math.log(point.ratio / (1.0 + tolerance)) > 2.0 * error:
         return ""
-    return f" (± {percent(error)} over seeds, so this may be noise)"
+    return f", ± {percent(error)} over seeds, so perhaps by noise"

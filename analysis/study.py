@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -57,12 +56,6 @@ class StudyAnalysis:
     rules: tuple[RuleVerdict, ...]
     agreements: tuple[Agreement, ...]
     left_out: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `fit --json` prints for this one target; unbounded and unknown numbers are None."""
-        from analysis.output import fit_document
-
-        return fit_document([self])
 
 
 def analyse(
@@ -163,8 +156,8 @@ def _not_enough(log: StudyLog, planned: Target, goal: float, runs: Sequence[Run]
     hint = f"--target {enough[0]:g} has enough" if enough else "choose an easier --target"
     return (
         f"{reached} of {len(runs)} runs reached {metric} {sign(direction)} {number(goal, 6)} ({diverged} diverged), "
-        f"which gives {len(points)} of the {MIN_BATCHES} batch sizes that a curve needs{best}. To go on: {hint}, or raise "
-        "the limit on samples, add batch sizes or widen the learning rates, and run the study again."
+        f"which gives {len(points)} of the {MIN_BATCHES} batch sizes that a curve needs{best}. To go on: {hint}, or "
+        "raise the limit on samples, add batch sizes or widen the learning rates, and run the study again."
     )
 
 

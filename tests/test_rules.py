@@ -80,7 +80,7 @@ def test_a_failure_within_the_noise_is_said_to_be_in_doubt(tmp_path: Path) -> No
     for these, doubted in ((runs, False), (scattered, True)):
         linear = next(v for v in judge_rules(log.plan, these, batch_points(these)[0]) if v.rule == "linear")
         assert linear.holds_up_to == 64
-        assert ("may be noise" in linear.sentence) is doubted
+        assert ("perhaps by noise" in linear.sentence) is doubted
 
 
 def slower(run: Run) -> Run:

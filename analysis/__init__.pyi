@@ -1,0 +1,4 @@
+from analysis.read import load as load
+from analysis.study import analyse as fit
+
+__all__ = ["fit", "load"]

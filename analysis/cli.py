@@ -1,0 +1,141 @@
+"""The command `scaleexp-analysis`: read a study directory, fit, draw, report.
+
+Data goes to stdout, messages to stderr. Exit codes are those of `scaleexp.errors`. Whatever takes time to import is
+imported inside a command, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scaleexp import schema
+from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
+
+Command = Callable[..., None]
+
+_source = click.argument("source", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON; its schema ships in analysis/schemas.")
+_metric = click.option("--metric", help="Metric of the target; the plan's first if left out.")
+_target = click.option("--target", type=float, help="Value of the metric; the hardest planned one if left out.")
+
+
+def _interval_options(command: Command) -> Command:
+    confidence = click.option("--confidence", type=float, default=0.9, show_default=True, help="Of every interval.")
+    seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+    return confidence(seed(command))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="scaleexp")
+def cli() -> None:
+    """Critical batch size, noise scale and learning-rate rules from a study's log; needs neither ray nor torch."""
+
+
+@cli.command()
+@_source
+@click.option("--target", "targets", type=float, multiple=True, help="Value of the metric, repeatable.")
+@_metric
+@_interval_options
+@_json
+def fit(
+    source: Path, targets: tuple[float, ...], metric: str | None, confidence: float, seed: int, as_json: bool
+) -> None:
+    """Fit the critical batch size of SOURCE, a study directory."""
+    from analysis.card import card
+    from analysis.output import fit_document
+    from analysis.read import load
+    from analysis.study import analyse
+
+    _check_confidence(confidence)
+    log = load(source)
+    studies = [
+        analyse(log, target=target, metric=metric, confidence=confidence, seed=seed) for target in targets or (None,)
+    ]
+    if all(study.fit is None for study in studies):
+        raise NotEnoughDataError(studies[-1].fit_reason)
+    _echo(fit_document(studies), "\n\n\n".join(card(study) for study in studies), as_json=as_json)
+
+
+@cli.command()
+@_source
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory; SOURCE/report if left out.")
+@_target
+@_metric
+@_interval_options
+@_json
+def plot(
+    source: Path,
+    out: Path | None,
+    target: float | None,
+    metric: str | None,
+    confidence: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Draw every figure of SOURCE, a study directory, as PNG and SVG."""
+    from analysis.plots import draw_all
+    from analysis.study import analyse
+
+    _check_confidence(confidence)
+    study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed)
+    figures = {name: str(file) for name, file in draw_all(study, out or source / schema.REPORT_DIR).items()}
+    _echo({"schema_version": 1, "figures": figures}, "\n".join(figures.values()), as_json=as_json)
+
+
+@cli.command()
+@_source
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="HTML file; SOURCE/report/report.html if left out."
+)
+@_target
+@_metric
+@_interval_options
+@_json
+def report(
+    source: Path,
+    out: Path | None,
+    target: float | None,
+    metric: str | None,
+    confidence: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Write SOURCE, a study directory, up as one self-contained HTML file."""
+    from analysis.report import write_report
+    from analysis.study import analyse, answer
+
+    _check_confidence(confidence)
+    study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed)
+    written = write_report(study, out or source / schema.REPORT_DIR / "report.html")
+    click.echo(answer(study), err=True)
+    _echo({"schema_version": 1, "report": str(written)}, str(written), as_json=as_json)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; an error is one sentence on stderr."""
+    try:
+        code = cli.main(arguments, prog_name="scaleexp-analysis", standalone_mode=False)
+    except ScaleexpError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return InterruptedStudyError.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _echo(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(f"--confidence must lie between 0 and 1, got {confidence:g}; 0.9 is usual.")
