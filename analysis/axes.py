@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import ceil, floor, log, log2, log10
+from math import ceil, floor, log, log2, log10, sqrt
 from typing import Any, Literal
 
 import matplotlib
@@ -60,14 +60,19 @@ def paper() -> str:
     return str(matplotlib.rcParams["axes.facecolor"])
 
 
-def new_axes(width: float = 6.6, height: float = 5.0) -> Axes:
+def new_axes(width: float = 6.2, height: float = 5.0) -> Axes:
     """Axes of a figure of its own [inches], laid out so that nothing is cut off; no pyplot, no global state."""
     return Figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
+def run_colour() -> str:
+    """Blue that stands out from the current paper."""
+    return SKY if paper() == _DARK_PAPER else BLUE
+
+
 def batch_colours(n: int) -> list[ColorType]:
     """`n` colours of the viridis map, in order, without the end that vanishes on the current paper."""
-    first, last = (0.25, 1.0) if paper() == _DARK_PAPER else (0.0, 0.87)
+    first, last = (0.35, 1.0) if paper() == _DARK_PAPER else (0.0, 0.87)
     ramp = matplotlib.colormaps["viridis"]
     return [ramp(first + (last - first) * (i / max(n - 1, 1))) for i in range(n)]
 
@@ -142,6 +147,44 @@ def set_ticks(axis: Axis, ticks: Sequence[float], names: Mapping[float, str] | N
     axis.set_major_formatter(FuncFormatter(lambda value, _: named.get(round(log(value), 9), tick(value))))
     axis.set_minor_locator(NullLocator())
     axis.set_tick_params(colors=ink())
+
+
+def shelf_heights(low: float, high: float, rows: int, *, above: bool) -> list[float]:
+    """Heights of rows of marks beyond the data, each 3 % of the data's decades, for what has no value to be drawn at.
+
+    Args:
+        low: lower limit of the data.
+        high: upper limit.
+        rows: how many; the first is the nearest to the data.
+        above: over the data, or under it.
+
+    >>> [round(h, 3) for h in shelf_heights(1.0, 10.0, 2, above=True)]
+    [10.715, 11.482]
+    """
+    row = (high / low) ** 0.03
+    return [high * row ** (1 + i) if above else low / row ** (1 + i) for i in range(rows)]
+
+
+def draw_shelf(
+    ax: Axes, ticks: Sequence[float], limits: tuple[float, float], heights: Sequence[float], name: str
+) -> None:
+    """Shade the shelf beyond `limits`, stretch the axis over it and name it in place of a tick.
+
+    Args:
+        ax: axes with a logarithmic y axis.
+        ticks: of the data.
+        limits: (low, high) of the data.
+        heights: from `shelf_heights`.
+        name: what the marks on it are.
+    """
+    low, high = limits
+    row = (high / low) ** 0.03
+    above = heights[0] > high
+    end = heights[-1] * row if above else heights[-1] / row
+    ax.set_ylim(*((low, end) if above else (end, high)))
+    ax.axhspan(high if above else low, end, color=ink(), alpha=0.06, lw=0)
+    middle = sqrt(heights[0] * heights[-1])
+    set_ticks(ax.yaxis, [*(t for t in ticks if low * row < t < high / row), middle], names={middle: name})
 
 
 def legend_below(ax: Axes, handles: Sequence[Artist] | None = None, columns: int = 2) -> None:

@@ -11,7 +11,7 @@ from analysis.cbs import CurveFit
 from analysis.study import StudyAnalysis
 from analysis.wording import brief, interval, number, sign
 
-TITLE_COLUMNS = 64
+TITLE_COLUMNS = 60
 B_CRIT, S_MIN, E_MIN = r"$B_\mathrm{crit}$", r"$S_\mathrm{min}$", r"$E_\mathrm{min}$"
 LAW = r"$S = S_\mathrm{min}\,(1 + B_\mathrm{crit} / B)$"
 

@@ -9,19 +9,23 @@ from matplotlib.axes import Axes
 
 from analysis import axes, captions, drawn
 from analysis import own_axes as own
-from analysis.axes import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from analysis.axes import GREEN, ORANGE, PURPLE, VERMILION
 from analysis.cbs import CurveFit
 from analysis.study import StudyAnalysis
 from analysis.wording import interval, number, unit_plural
 
-MARKS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("run that reached the target", {"marker": "o", "s": 14, "color": BLUE, "alpha": 0.55}),
-    ("outlier, left out of the aggregate", {"marker": "s", "s": 26, "facecolors": "none", "edgecolors": BLUE}),
-    ("aggregate over seeds", {"marker": "o", "s": 60, "facecolors": "none", "edgecolors": BLUE}),
-    ("censored run: at least so many steps", {"marker": "^", "s": 38, "color": ORANGE}),
-    ("no run reached it: the longest", {"marker": "^", "s": 55, "facecolors": "none", "edgecolors": ORANGE}),
-    ("diverged run (not fitted)", {"marker": "x", "s": 30, "color": PURPLE}),
-)
+
+def _marks() -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Label and look of what a run, or several, came to; in the order of `drawn.StepsToTarget`."""
+    blue = axes.run_colour()
+    return (
+        ("run that reached the target", {"marker": "o", "s": 14, "color": blue, "alpha": 0.6}),
+        ("outlier, left out of the aggregate", {"marker": "s", "s": 26, "facecolors": "none", "edgecolors": blue}),
+        ("aggregate over seeds", {"marker": "o", "s": 60, "facecolors": "none", "edgecolors": blue}),
+        ("censored run: at least so many steps", {"marker": "^", "s": 38, "color": ORANGE}),
+        ("no run reached it: the longest", {"marker": "^", "s": 55, "facecolors": "none", "edgecolors": ORANGE}),
+        ("diverged run (not fitted)", {"marker": "x", "s": 30, "color": PURPLE}),
+    )
 
 
 @own.on_own_axes(height=5.6)
@@ -41,7 +45,7 @@ def plot_steps(study: StudyAnalysis, ax: Axes) -> Axes:
     axes.log_axis(ax, "x", x_limits, ticks)
     axes.log_axis(ax, "y", y_limits, axes.log_ticks(*y_limits))
     for pairs, (label, look) in zip(
-        (data.reached, data.outliers, data.aggregate, data.censored, data.never, data.diverged), MARKS, strict=True
+        (data.reached, data.outliers, data.aggregate, data.censored, data.never, data.diverged), _marks(), strict=True
     ):
         if pairs:
             ax.scatter(*own.columns(pairs), label=label, zorder=3, **look)

@@ -27,14 +27,20 @@ def plot_noise(study: StudyAnalysis, ax: Axes) -> Axes:
     when = [w for x in lines for w in (*(r[0] for r in x.resolved), *(b[0] for b in x.bounds), *x.unknown)]
     if not when:
         return own.empty(ax, "No noise scale was measured.")
-    swept = fit is not None and fit.status != "not_identified" and drawn.is_drawable(fit)
+    swept = fit is not None and fit.status in ("ok", "extrapolated") and drawn.is_drawable(fit)
     y_limits = axes.padded([*heights, *([fit.b_crit] if fit and swept else [])] or [1.0, 10.0], 0.1)
     x_limits = axes.padded(when)
     axes.log_axis(ax, "x", x_limits, axes.log_ticks(*x_limits))
-    axes.log_axis(ax, "y", y_limits, axes.log_ticks(*y_limits))
+    ticks = axes.log_ticks(*y_limits)
+    axes.log_axis(ax, "y", y_limits, ticks)
+    shelves = axes.shelf_heights(*y_limits, len(lines), above=False)
+    if any(x.unknown for x in lines):
+        axes.draw_shelf(ax, ticks, y_limits, shelves, "no\nbound")
     for i, (line, colour) in enumerate(zip(lines, axes.batch_colours(len(lines)), strict=True)):
-        # Sideways by 1.5 % of the axis' decades each, so that the whiskers of one window stand apart.
-        _draw_noise(ax, line, colour, y_limits, (x_limits[1] / x_limits[0]) ** (0.012 * (i - (len(lines) - 1) / 2)))
+        # Sideways by 1 % of the axis' decades each, so that the whiskers of one window stand apart.
+        shift = (x_limits[1] / x_limits[0]) ** (0.01 * (i - (len(lines) - 1) / 2))
+        _draw_noise(ax, line, colour, y_limits, shift)
+        ax.plot(line.unknown, [shelves[i]] * len(line.unknown), ls="", marker="s", ms=4, mfc="none", mec=colour)
     if fit and swept:
         low, high = (float(np.clip(v, *y_limits)) for v in fit.b_crit_interval)
         ax.axhspan(low, high, facecolor=GREEN, alpha=0.12, hatch="///", edgecolor=GREEN, lw=0)
@@ -48,7 +54,9 @@ def plot_noise(study: StudyAnalysis, ax: Axes) -> Axes:
             Line2D([], [], ls="", marker="^", mfc="none", mec=axes.ink(), label="unresolved: at least so much")
         )
     if any(x.unknown for x in lines):
-        handles.append(Line2D([], [], ls="", marker="s", mfc="none", mec=axes.ink(), label="unresolved: no bound"))
+        handles.append(
+            Line2D([], [], ls="", marker="s", ms=4, mfc="none", mec=axes.ink(), label="unresolved: no bound")
+        )
     if fit and swept:
         name = f"a different quantity, the sweep's\n{captions.b_crit(fit)}"
         handles.append(Patch(facecolor=GREEN, alpha=0.3, hatch="///", label=name))
@@ -59,7 +67,7 @@ def plot_noise(study: StudyAnalysis, ax: Axes) -> Axes:
 def _draw_noise(
     ax: Axes, line: drawn.NoiseLine, colour: ColorType, y_limits: tuple[float, float], shift: float
 ) -> None:
-    """One batch size: resolved windows with whiskers, unresolved ones hollow at their lower bound or at the bottom."""
+    """One batch size: resolved windows with whiskers, unresolved ones hollow at their lower bound."""
     if line.resolved:
         x, value, low, high = np.array(line.resolved).T
         low, high = np.clip(low, *y_limits), np.clip(high, *y_limits)
@@ -68,7 +76,3 @@ def _draw_noise(
         ax.errorbar(x * shift, value, yerr=(value - low, high - value), label=label, **look)
     hollow: dict[str, Any] = {"ls": "", "mfc": "none", "mec": colour}
     ax.plot([x * shift for x, _ in line.bounds], [low for _, low in line.bounds], marker="^", ms=8, **hollow)
-    at_bottom = ax.get_xaxis_transform()
-    ax.plot(
-        [x * shift for x in line.unknown], [0.03] * len(line.unknown), marker="s", ms=6, transform=at_bottom, **hollow
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, sqrt
+from math import inf, isfinite
 
 from matplotlib.axes import Axes
 
@@ -24,10 +24,10 @@ def plot_learning_rates(study: StudyAnalysis, ax: Axes) -> Axes:
         return own.empty(ax, "No batch size reached the target.")
     rates = [lr for p in study.points for lr, *_ in p.lr_curve] + [r.lr for v in study.rules for r in v.points]
     low, high = axes.padded(finite)
-    shelves = _shelves(low, high, lines)
+    shelves = axes.shelf_heights(low, high, len(lines), above=True)
     x_limits, ticks = axes.padded(rates), axes.log_ticks(low, high)
     axes.log_axis(ax, "x", x_limits, axes.log_ticks(*x_limits))
-    axes.log_axis(ax, "y", (low, shelves[-1] * (high / low) ** 0.03), ticks)
+    axes.log_axis(ax, "y", (low, high), ticks)
     for line, shelf, colour in zip(lines, shelves, axes.batch_colours(len(lines)), strict=True):
         label = f"B = {number(line.batch_size, 6)}"
         ax.plot(*own.columns(line.reached), color=colour, lw=1.3, marker=".", ms=5, label=label)
@@ -40,10 +40,8 @@ def plot_learning_rates(study: StudyAnalysis, ax: Axes) -> Axes:
         ax.plot(
             lr, on_shelf, color=colour, ls=kind, lw=2.2, alpha=0.9, label=f"rule: {brief(verdict.rule, 12)}", zorder=3
         )
-    if any(line.missed for line in lines):
-        ax.axhspan(high, ax.get_ylim()[1], color=axes.ink(), alpha=0.06, lw=0)
-        middle = sqrt(shelves[0] * shelves[-1])
-        axes.set_ticks(ax.yaxis, [*(t for t in ticks if t < high / 1.05), middle], names={middle: "not\nreached"})
+    if any(line.missed for line in lines) or any(p.steps == inf for v in study.rules for p in v.points):
+        axes.draw_shelf(ax, ticks, (low, high), shelves, "not\nreached")
     ax.set_xlabel("learning rate")
     ax.set_ylabel("optimizer steps to target (median over seeds)")
     captions.title(ax, f"Steps to {captions.target(study)} against learning rate")
@@ -52,12 +50,6 @@ def plot_learning_rates(study: StudyAnalysis, ax: Axes) -> Axes:
     )
     axes.legend_below(ax, columns=4)
     return ax
-
-
-def _shelves(low: float, high: float, lines: tuple[drawn.LrLine, ...]) -> list[float]:
-    """Heights above the data, one per batch size, for learning rates that did not reach the target."""
-    decade = (high / low) ** 0.03
-    return [high * decade ** (1 + i) for i, _ in enumerate(lines)]
 
 
 def _key(ax: Axes, *entries: tuple[str, str]) -> None:

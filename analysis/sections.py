@@ -101,7 +101,7 @@ def batches_table(study: StudyAnalysis) -> Table:
 
 
 def _batch_row(point: BatchPoint) -> tuple[str, ...]:
-    outside = {"low": "lower than the grid?", "high": "higher than the grid?"}
+    outside = {"low": "below grid?", "high": "above grid?"}
     vertex = NONE if point.lr_optimum is None else f"near {number(point.lr_optimum, 2)}"
     return (
         count(point.workers),
@@ -208,16 +208,16 @@ def rule_steps_table(study: StudyAnalysis) -> Table:
     for v in study.rules:
         ratios = {p.batch_size: f"{_ratio(p.ratio)}{'' if p.holds else ' ✗'}" for p in v.points}
         rows.append((v.rule, *(ratios.get(b, NONE) for b in batches)))
-    return Table(head=("rule", *(f"B = {count(b)}" for b in batches)), rows=tuple(rows), words=(0,))
+    return Table(head=("rule at batch", *(count(b) for b in batches)), rows=tuple(rows), words=(0,))
 
 
 def _ratio(ratio: float) -> str:
     """A factor on the tuned steps.
 
     >>> _ratio(1.0432), _ratio(float("inf"))
-    ('× 1.04', 'not reached')
+    ('× 1.04', '∞')
     """
-    return "not reached" if isinf(ratio) else f"× {ratio:.2f}"
+    return "∞" if isinf(ratio) else f"× {ratio:.2f}"
 
 
 def noise_table(study: StudyAnalysis) -> Table:
@@ -241,11 +241,18 @@ def noise_table(study: StudyAnalysis) -> Table:
 
 def agreements_table(agreements: tuple[Agreement, ...]) -> Table:
     """Second realisations against first ones, row by row."""
-    head = ("trial", "against", "steps compared", "largest loss difference", "largest metric difference", "ms per step")
+    head = (
+        "trial",
+        "run again as",
+        "steps compared",
+        "loss difference",
+        "metric difference",
+        "ms per step",
+    )
     rows = tuple(
         (
             a.key,
-            a.other_key,
+            a.other_key.removeprefix(f"{a.key}@"),
             count(a.steps),
             number(a.loss_difference, 2),
             number(a.value_difference, 2),

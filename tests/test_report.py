@@ -164,7 +164,7 @@ def test_every_batch_size_has_a_row_reached_or_not():
 
 def test_the_edge_of_the_grid_is_told_in_the_table():
     rows = sections.batches_table(CASES["lr_edge"]()).rows
-    assert (rows[0][3], rows[-1][3]) == ("lower than the grid?", "higher than the grid?")
+    assert (rows[0][3], rows[-1][3]) == ("below grid?", "above grid?")
     assert all(row[3].startswith("near ") for row in rows[1:-1])
 
 
@@ -254,3 +254,24 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path: Path, case)
     margin = pixels[:, -12:, :]  # the body is padded by 16 px: whatever overflows it is painted here
     assert pixels.shape[1] == 390
     assert (margin == margin[0, -1]).all()
+
+
+def test_a_study_directory_becomes_a_report_that_knows_its_curve(tmp_path: Path):
+    from study_factory import write_study
+
+    from analysis.study import analyse
+
+    b_crit, s_min = 256.0, 50.0
+    batches = (16, 32, 64, 128, 256, 512, 1024)
+    read = analyse(write_study(tmp_path / "study", batches=batches, b_crit=b_crit, s_min=s_min, noise=0.0))
+    page = Page(write_report(read, tmp_path / "study" / "report" / "report.html").read_text(encoding="utf-8"))
+    (at_b_crit,) = [row for row in sections.doubling_table(read).rows if row[0] == "256"]
+    assert at_b_crit[2].startswith("25 % (")
+    assert at_b_crit[3].startswith("50 % (")
+    assert at_b_crit[4:] == ("25 %", "50 %")
+    (row,) = [row for row in sections.batches_table(read).rows if row[1] == "256"]
+    assert row[4:6] == ("100", "25,600")
+    assert row[-1].startswith("50 % (")
+    assert len(page.all("img")) == 4
+    for agreement in read.agreements:
+        assert agreement.key in page.text
