@@ -182,7 +182,7 @@ class DdpEngine:
         """Every metric on the held-out set, each process on its contiguous part."""
         n = self._workload.n_eval
         low, high = (n * (self._rank + i) // self._processes for i in (0, 1))
-        names = sorted(self._workload.metrics)
+        names = list(self._workload.metrics)
         sums = torch.zeros(len(names), dtype=torch.float64, device=self._device)
         if high > low:
             batch = tuple(part.to(self._device) for part in self._workload.eval_batch(low, high))

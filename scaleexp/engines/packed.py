@@ -150,7 +150,7 @@ class PackedEngine:
     def evaluate(self) -> dict[str, FloatArray]:
         """Every metric of every trial on the held-out set."""
         sums = self._metrics(self._params, self._workload.eval_batch(0, self._workload.n_eval))
-        return {name: (v[: self._size] / self._workload.n_eval).numpy() for name, v in sums.items()}
+        return {name: (sums[name][: self._size] / self._workload.n_eval).numpy() for name in self._workload.metrics}
 
     def keep(self, rows: Sequence[int]) -> None:
         """Shrink to these trials, padded to two."""

@@ -1,0 +1,21 @@
+"""Workloads of somebody else's, named in a study as "tests.plugin_workloads:Class"."""
+
+from __future__ import annotations
+
+from scaleexp.workloads.quadratic import Quadratic
+
+
+class Broken(Quadratic):
+    """Raises as soon as it is trained."""
+
+    def loss(self, forward, batch, gather):
+        raise RuntimeError("the data went missing")
+
+
+class Dying(Quadratic):
+    """Kills its process as soon as it is trained."""
+
+    def loss(self, forward, batch, gather):
+        import os
+
+        os._exit(9)

@@ -1,0 +1,137 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from jsonschema import validate
+
+STUDY = """
+name: mine
+question: Does it fit?
+workload: {name: quadratic}
+targets: [{metric: expected_loss, values: [0.5]}]
+optimizer: {name: sgd}
+base: {batch_size: 16, lr: 0.1}
+workers: [1, 2]
+worker_batch: 4
+limits: {samples: 1000}
+evaluation: {every_samples: 100}
+"""
+
+
+def scaleexp(*args: str, cwd=None, module: str = "scaleexp") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("module", ["scaleexp", "analysis"])
+def test_help_imports_neither_ray_nor_torch(module):
+    script = (
+        f"import sys; sys.argv = ['x', '--help']\n"
+        f"from {module}.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'ray', 'torch', 'matplotlib', 'pyarrow.parquet'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy & {'ray', 'torch'} else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+BAD_INPUT = {
+    "unknown key": (["worker_batchs=4"], "did you mean 'worker_batch'?"),
+    "negative lr": (["base.lr=-0.1"], "base.lr"),
+    "no samples per worker": (["worker_batch=0"], "worker_batch"),
+    "metric that is never reported": (["targets.0.metric=expected_los"], "did you mean 'expected_loss'?"),
+    "unknown workload": (["workload.name=quadratik"], "did you mean 'quadratic'?"),
+    "unknown option of a workload": (["workload.noize=2"], "did you mean 'noise'?"),
+    "option out of range": (["workload.noise=-1"], "workload.noise is -1"),
+    "unknown rule": (["lr_rules=[squrt]"], "did you mean 'sqrt'?"),
+    "python object": (["base.lr=!!python/object/apply:os.getcwd []"], "tag"),
+    "override without a value": (["base.lr"], "base.lr"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_one_sentence_and_exit_code_2(tmp_path, case):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    sets, expected = BAD_INPUT[case]
+    done = scaleexp("run", "mine.yaml", "--yes", *(a for s in sets for a in ("--set", s)), cwd=tmp_path)
+    assert_one_sentence(done, 2, expected)
+    assert not (tmp_path / "scaleexp-results").exists()
+
+
+def assert_one_sentence(done, code, expected):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert expected in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_missing_file_is_named_with_the_nearest_built_in_study(tmp_path):
+    assert_one_sentence(scaleexp("plan", "no/such.yaml", cwd=tmp_path), 2, "no/such.yaml")
+    assert_one_sentence(scaleexp("plan", "quikstart", cwd=tmp_path), 2, "did you mean 'quickstart'?")
+
+
+def test_a_yaml_tag_in_the_file_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY.replace("quadratic}", "!!python/name:os.system x}"))
+    assert_one_sentence(scaleexp("plan", "mine.yaml", cwd=tmp_path), 2, "tag")
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    done = scaleexp("plan", "quickstart", "--set", "workers=[16, 2000]", cwd=tmp_path)
+    assert_one_sentence(done, 2, "The batch of 8000 samples is larger than the training set of 4000")
+
+
+def test_running_without_a_terminal_asks_for_yes(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    assert_one_sentence(scaleexp("run", "mine.yaml", cwd=tmp_path), 2, "add --yes")
+
+
+def test_storage_that_cannot_be_written_is_exit_code_5(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    done = scaleexp("run", "mine.yaml", "--yes", "--storage", "/proc/nowhere", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+    assert "/proc/nowhere" in done.stderr
+
+
+def test_plan_prints_a_table_and_the_same_as_json(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    table = scaleexp("plan", "mine.yaml", cwd=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "1 x 4" in table.stdout
+    done = scaleexp("plan", "mine.yaml", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    from importlib.resources import files
+
+    validate(document, json.loads((files("scaleexp") / "schemas" / "plan.json").read_text()))
+
+
+@pytest.mark.parametrize("what", ["workloads", "rules", "studies"])
+def test_listings_name_what_a_study_may_name(what):
+    document = json.loads(scaleexp("list", what, "--json").stdout)
+    names = {item["name"] for item in document[what]}
+    assert names >= {"workloads": {"classifier", "quadratic"}, "rules": {"sqrt"}, "studies": {"quickstart"}}[what]
+    assert names <= set(scaleexp("list", what).stdout.split())
+    from importlib.resources import files
+
+    validate(document, json.loads((files("scaleexp") / "schemas" / "list.json").read_text()))
+
+
+@pytest.mark.ray
+def test_run_writes_a_study_that_the_analysis_reads(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    done = scaleexp("run", "mine.yaml", "--yes", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reached the target" in done.stdout
+    assert "scaleexp-analysis report" in done.stdout
+    fit = scaleexp("fit", "scaleexp-results/mine", cwd=tmp_path, module="analysis")
+    assert fit.returncode == 6  # two batch sizes do not make a curve
+    assert "Traceback" not in fit.stderr

@@ -1,0 +1,118 @@
+"""Studies through a real local Ray: virtual and real workers, what is refused, what fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analysis.read import load, read_evals, read_steps
+from analysis.study import analyse
+from scaleexp.config import load_study
+from scaleexp.errors import ConfigError, InfeasibleError, TrialsFailedError
+from scaleexp.launch.cluster import Resources, check_feasible
+from scaleexp.launch.runner import open_study, prepare, run_study
+from scaleexp.schema import deterministic_columns
+
+SMALL = [
+    "dtype=float64",
+    "workload.hidden=[16]",
+    "workers=[2, 8, 32]",
+    "base={batch_size: 32, lr: 0.1}",
+    "lr_multipliers=[1]",
+    "lr_rules=[sqrt]",
+    "seeds=[0]",
+    "limits.samples=6400",
+    "targets=[{metric: val_loss, values: [0.001]}]",
+    "noise={shards: 8, every_samples: 640}",
+    "realisations=[{engine: ddp, workers: 2, batch_size: 128}, {engine: ddp, workers: 2, batch_size: 32}]",
+]
+
+
+@pytest.fixture(scope="module")
+def both_ways(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study") / "both"
+    outcome = run_study(prepare(load_study("quickstart", SMALL)), root)
+    assert outcome.ended == {"limit": 5}
+    return root
+
+
+@pytest.mark.ray
+def test_real_and_virtual_workers_write_the_same_rows(both_ways):
+    """50 steps at batch 128 and 200 at 32 in float64, at a learning rate where the loss falls."""
+    log = load(both_ways)
+    assert not log.problems
+    second = [t for t in log.trials if t.facts["realisation"]]
+    assert {t.key.split("@")[1] for t in second} == {"ddp-2"}
+    assert {t.commit["realisation"]["processes"] for t in second} == {2}
+    for trial in second:
+        for table, rows in (("steps", read_steps(log, deterministic_columns("steps"))), ("evals", read_evals(log))):
+            virtual, real = (_rows(rows, trial.facts["trial_id"], name) for name in ("", "ddp-2"))
+            assert len(virtual) == len(real) > 0
+            for a, b in zip(virtual, real, strict=True):
+                for column in set(deterministic_columns(table)) - DIFFERENT:
+                    if isinstance(a[column], float):
+                        np.testing.assert_allclose(a[column], b[column], rtol=1e-10, atol=1e-13)
+                    else:
+                        assert a[column] == b[column]
+
+
+def _rows(table, trial_id, realisation):
+    return [r for r in table.to_pylist() if (r["trial_id"], r["realisation"]) == (trial_id, realisation)]
+
+
+DIFFERENT = {"realisation", "workers", "micro_batch", "accumulation_steps"}  # the same batch, split in another way
+
+
+@pytest.mark.ray
+def test_the_analysis_reports_that_they_agree(both_ways):
+    found = analyse(both_ways).agreements
+    assert len(found) == 2
+    assert all(a.loss_difference < 1e-10 and a.value_difference < 1e-10 for a in found)
+
+
+@pytest.mark.ray
+def test_a_finished_study_starts_no_ray(both_ways, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *a, **k: pytest.fail("started Ray with nothing to run"))
+    assert run_study(prepare(load_study("quickstart", SMALL)), both_ways).ended == {"limit": 5}
+
+
+def test_another_study_in_the_same_directory_is_refused(tmp_path):
+    open_study(prepare(load_study("quadratic")), tmp_path)
+    open_study(prepare(load_study("quadratic")), tmp_path)
+    with pytest.raises(ConfigError, match=r"differs in base\.lr, seeds: give another --storage"):
+        open_study(prepare(load_study("quadratic", ["base.lr=0.1", "seeds=[5]"])), tmp_path)
+
+
+@pytest.mark.ray
+def test_real_workers_that_never_fit_are_refused_before_any_starts(tmp_path):
+    prepared = prepare(load_study("quickstart", ["engine=ddp", "workers=[64]", "realisations=[]"]))
+    with pytest.raises(InfeasibleError, match="64 real workers need 64 CPUs, and Ray has"):
+        run_study(prepared, tmp_path / "study")
+    assert not (tmp_path / "study" / "trials").exists()
+
+
+def test_gpus_count_where_there_are_any():
+    trials = prepare(load_study("quickstart", ["engine=ddp", "workers=[4]", "base.batch_size=16", "realisations=[]"]))
+    check_feasible(trials.plan.trials, Resources(cpus=1, gpus=4))
+    with pytest.raises(InfeasibleError, match="4 GPUs, and Ray has 2"):
+        check_feasible(trials.plan.trials, Resources(cpus=64, gpus=2))
+
+
+def fails_with(study_class, root):
+    sets = [f"workload={{name: 'tests.plugin_workloads:{study_class}'}}", "workers=[4]", "seeds=1", "lr_multipliers=[1]"]
+    with pytest.raises(TrialsFailedError) as caught:
+        run_study(prepare(load_study("quadratic", [*sets, "lr_rules=[sqrt]"])), root)
+    return str(caught.value)
+
+
+@pytest.mark.ray
+def test_a_failing_workload_is_told_with_its_cause(tmp_path):
+    assert "1 of 1 trials failed" in (told := fails_with("Broken", tmp_path / "study"))
+    assert "RuntimeError: the data went missing" in told
+
+
+@pytest.mark.ray
+def test_a_dying_process_is_told_and_ends(tmp_path):
+    assert "1 of 1 trials failed" in fails_with("Dying", tmp_path / "study")
