@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from study_factory import TR_SIGMA, write_study
 
-from analysis.noise import Measurements, estimates, noise_at_target, noise_scale, noise_series
+from analysis.noise import Measurements, estimates, measurements, noise_at_target, noise_scale, noise_series
 from analysis.read import load
 from analysis.targets import batch_points, runs_to_target
 
@@ -89,6 +89,19 @@ def test_the_window_before_the_target_gives_the_noise_scale_there(tmp_path: Path
     truth = 100.0 / 1.5
     assert result.interval[0] < truth < result.interval[1]
     assert result.tr_sigma == pytest.approx(TR_SIGMA, rel=0.05)
+
+
+def test_norms_read_from_a_log_are_never_clamped(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "s", batches=(16, 64), s_min=200.0, noise=0.0, noise_cadence=1, b_simple=1000.0)
+    measured = measurements(load(path), {trial.key for trial in load(path).trials if trial.facts["batch_size"] == 16})
+    g_sq, share = [
+        np.concatenate(column) for column in zip(*((m.g_sq, m.samples) for m in measured.values()), strict=True)
+    ]
+    assert (g_sq < 0).mean() > 0.2
+    crossing = 200.0 * (16 + 256)  # of the tuned runs; the others fall more slowly, so only the early part is compared
+    early = share < 0.1 * crossing
+    truth = TR_SIGMA / 1000.0 * (4.0 - 3.0 * share[early] / crossing)
+    assert abs((g_sq[early] - truth).mean()) < 3 * g_sq[early].std() / math.sqrt(early.sum())
 
 
 def test_the_noise_scale_rises_over_training_where_the_gradient_shrinks(tmp_path: Path) -> None:
