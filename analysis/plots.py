@@ -13,6 +13,7 @@ from analysis.plot_curve import plot_steps, plot_trade_off
 from analysis.plot_noise import plot_noise
 from analysis.plot_rates import plot_learning_rates
 from analysis.study import StudyAnalysis
+from scaleexp.errors import StorageError
 
 __all__ = ["PLOTS", "draw_all", "figures", "plot_learning_rates", "plot_noise", "plot_steps", "plot_trade_off"]
 
@@ -39,12 +40,20 @@ def figures(study: StudyAnalysis, *, dark: bool = False) -> dict[str, Figure]:
 
 
 def draw_all(study: StudyAnalysis, directory: Path) -> dict[str, Path]:
-    """Write each figure as PNG and SVG into `directory` and return name -> PNG."""
-    directory.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Path] = {}
-    for name, figure in figures(study).items():
-        written[name] = directory / f"{name}.png"
+    """Write each figure as PNG and SVG into `directory` and return name -> PNG; the same study gives the same bytes.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    drawings = figures(study)
+    written = {name: directory / f"{name}.png" for name in drawings}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
         with axes.house_style():
-            figure.savefig(written[name], dpi=PNG_DPI, metadata={"Software": None})
-            figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
+            for name, figure in drawings.items():
+                figure.savefig(written[name], dpi=PNG_DPI, metadata={"Software": None})
+                figure.savefig(written[name].with_suffix(".svg"), metadata={"Date": None})
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot write figures to {directory}: {reason}. Choose a writable directory.") from error
     return written

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import axes, drawn, plots
+from scaleexp.errors import StorageError
 
 NOT_OK = {"misfit", "extrapolated", "not_identified", "perfect_scaling", "no_fit", "no_points"}
 
@@ -239,6 +240,12 @@ def test_files_are_png_and_svg_and_the_same_bytes_each_time(tmp_path: Path):
         assert b"<svg" in path.with_suffix(".svg").read_bytes()[:600]
         for suffix in (".png", ".svg"):
             assert path.with_suffix(suffix).read_bytes() == second[name].with_suffix(suffix).read_bytes()
+
+
+def test_a_place_that_cannot_be_drawn_in_is_one_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot write figures to .*file"):
+        plots.draw_all(CASES["no_points"](), tmp_path / "file")
 
 
 def test_axes_that_are_passed_in_are_drawn_on():
