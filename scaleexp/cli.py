@@ -100,7 +100,12 @@ def list_(what: str, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: an error of ours becomes one sentence on stderr and its exit code."""
+    """Entry point: an error of ours becomes one sentence on stderr and its exit code.
+
+    A study may name code beside it ("my_workload:Class"), so the working directory is importable, here and in workers.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -7,10 +7,11 @@ the kind is an underscore in the group).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from typing import TypeVar, cast
 
 from scaleexp.errors import ConfigError
@@ -80,3 +81,24 @@ def resolve(name: str, builtins: Mapping[str, T], kind: str) -> T:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"Cannot load the {kind} {name!r}: {error}.") from error
     return cast("T", found)
+
+
+def check_options(what: str, function: Callable[..., object], options: Iterable[str]) -> None:
+    """Refuse an option that a function or class does not take.
+
+    Args:
+        what: its name for the message.
+        function: whatever will be called with the options.
+        options: their names.
+
+    Raises:
+        ConfigError: with the nearest valid name.
+
+    >>> check_options("rule 'pow'", pow, ["base", "exp"])
+    """
+    parameters = signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in options:
+        if option not in parameters:
+            raise ConfigError(f"The {what} has no option {option!r}; {nearest(option, parameters)}")

@@ -50,6 +50,12 @@ BAD_INPUT = {
     "unknown workload": (["workload.name=quadratik"], "did you mean 'quadratic'?"),
     "unknown option of a workload": (["workload.noize=2"], "did you mean 'noise'?"),
     "option out of range": (["workload.noise=-1"], "workload.noise is -1"),
+    "class that is no workload": (["workload={name: 'tests.plugin_workloads:NoMetrics'}"], "lacks unit, n_train"),
+    "batch norm": (
+        ["workload={name: classifier, model: 'tests.plugin_workloads:with_batch_norm'}"],
+        "its model has BatchNorm1d",
+    ),
+    "unknown option of the data": (["workload={name: classifier, held_uot: 3}"], "did you mean 'held_out'?"),
     "unknown rule": (["lr_rules=[squrt]"], "did you mean 'sqrt'?"),
     "python object": (["base.lr=!!python/object/apply:os.getcwd []"], "tag"),
     "override without a value": (["base.lr"], "base.lr"),

@@ -55,8 +55,8 @@ class PackedEngine:
         noise_shards: int,
         threads: int = 1,
     ) -> None:
-        if workload.couples_examples:
-            raise ConfigError("this workload couples the examples of a batch, which virtual workers do not support: set engine to ddp")
+        if workload.couples_examples or workload.random:
+            raise ConfigError("this workload couples the examples of a batch or draws at random: no exact virtual workers")
         torch.set_num_threads(threads)
         self._workload, self._batch_size = workload, batch_size
         self._seeds = self._padded(list(seeds))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import ConfigError
-from scaleexp.plugins import nearest, resolve
+from scaleexp.plugins import check_options, resolve
 
 if TYPE_CHECKING:
     from scaleexp.workloads.base import Workload
@@ -30,14 +29,38 @@ def make_workload(name: str, options: Mapping[str, Any], *, dtype: str = "float3
     Raises:
         ConfigError: an unknown name, or options that the class does not take.
     """
-    factory = _factory(name)
-    known = [k for k in inspect.signature(factory).parameters if k != "dtype"]
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"The workload {name!r} has no option {option!r}; {nearest(option, known)}")
     import torch
 
-    return factory(**options, dtype=getattr(torch, dtype))
+    factory = _factory(name)
+    check_options(f"workload {name!r}", factory, options)
+    workload = factory(**options, dtype=getattr(torch, dtype))
+    _check_members(name, workload)
+    _check_model(name, workload)
+    return workload
+
+
+def _check_members(name: str, workload: object) -> None:
+    """Refuse a class that is not a workload, before it fails somewhere inside a worker."""
+    from scaleexp.workloads.base import Workload
+
+    members = [*Workload.__annotations__, "model", "batch", "loss", "eval_batch", "metric_sums"]
+    missing = [m for m in members if not hasattr(workload, m)]
+    if missing:
+        raise ConfigError(f"The workload {name!r} lacks {', '.join(missing)}: see scaleexp.workloads.base.Workload.")
+
+
+def _check_model(name: str, workload: Workload) -> None:
+    """Refuse models whose W virtual workers are not exactly one: layers with running statistics or random draws."""
+    from torch import nn
+
+    refused = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    found = sorted({type(m).__name__ for m in workload.model(0).modules() if isinstance(m, refused)})
+    if found or workload.couples_examples or workload.random:
+        why = f"its model has {', '.join(found)}" if found else "it couples the examples of a batch or draws at random"
+        raise ConfigError(
+            f"The workload {name!r} cannot be run: {why}, and this version trains only losses that are means over "
+            "independent examples: use layer or group norm, and weight decay in place of dropout."
+        )
 
 
 def _factory(name: str) -> Callable[..., Workload]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,30 +14,37 @@ from torch import Tensor, nn
 from scaleexp.data import mnist5k
 from scaleexp.data.arrays import LabelledArrays
 from scaleexp.errors import ConfigError
-from scaleexp.plugins import resolve
+from scaleexp.plugins import check_options, resolve
 from scaleexp.sampling import SampleOrder
 from scaleexp.workloads.base import Batch, Direction, Forward, Gather
 
 DATA: Mapping[str, Callable[..., LabelledArrays]] = {"mnist5k": mnist5k.load}
 
 
-def mlp(hidden: Sequence[int], *, inputs: int, classes: int) -> nn.Module:
+ModelFactory = Callable[..., nn.Module]
+"""(hidden, *, shape, classes) -> a freshly initialised network; `shape` is that of one input."""
+
+
+def mlp(hidden: Sequence[int], *, shape: tuple[int, ...], classes: int) -> nn.Module:
     """Fully connected layers with ReLU between them."""
-    widths = [inputs, *hidden]
+    widths = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
-def cnn(channels: Sequence[int], *, side: int, classes: int) -> nn.Module:
+def cnn(hidden: Sequence[int], *, shape: tuple[int, ...], classes: int) -> nn.Module:
     """3 x 3 convolutions of stride 2 with ReLU on square images of one channel, then one linear layer."""
-    layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
-    before = 1
-    for after in channels:
+    side, before = math.isqrt(math.prod(shape)), 1
+    layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, (1, side, side))]
+    for after in hidden:
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
         before, side = after, (side + 1) // 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * side * side, classes))
+
+
+MODELS: Mapping[str, ModelFactory] = {"mlp": mlp, "cnn": cnn}
 
 
 class Classifier:
@@ -44,10 +52,9 @@ class Classifier:
 
     Args:
         data: built-in data set or "module:function" that returns `LabelledArrays`.
-        model: `mlp` or `cnn`.
+        model: `mlp`, `cnn` or "module:function", called as `function(hidden, shape=..., classes=...)`.
         hidden: widths of the hidden layers (mlp) or channels of the convolutions (cnn).
-        held_out: examples kept for evaluation.
-        shuffle_labels: permute the labels: a control with nothing to learn.
+        options: keyword arguments of the data set's function, such as `held_out` and `shuffle_labels` of mnist5k.
 
     Raises:
         ConfigError: an unknown data set or model, or a width that is not a positive whole number.
@@ -64,16 +71,16 @@ class Classifier:
         data: str = "mnist5k",
         model: str = "mlp",
         hidden: Sequence[int] = (64,),
-        held_out: int = 1000,
-        shuffle_labels: bool = False,
         dtype: torch.dtype = torch.float32,
+        **options: Any,  # noqa: ANN401  # checked against the data set's function
     ) -> None:
-        if model not in ("mlp", "cnn"):
-            raise ConfigError(f"workload.model is {model!r}: choose mlp or cnn")
         if not isinstance(hidden, Sequence) or not all(isinstance(w, int) and w > 0 for w in hidden):
             raise ConfigError(f"workload.hidden is {hidden!r}: give a list of positive widths, such as [64]")
-        arrays = resolve(data, DATA, kind="data set")(held_out=held_out, shuffle_labels=shuffle_labels)
-        self._kind, self._hidden, self._classes, self._dtype = model, tuple(hidden), arrays.classes, dtype
+        load = resolve(data, DATA, kind="data set")
+        check_options(f"data set {data!r}", load, options)
+        arrays = load(**options)
+        self._factory, self._hidden = resolve(model, MODELS, kind="model"), tuple(hidden)
+        self._classes, self._dtype = arrays.classes, dtype
         self._x = torch.from_numpy(arrays.x_train).to(dtype)
         self._y = torch.from_numpy(arrays.y_train)
         self._x_eval = torch.from_numpy(arrays.x_eval).to(dtype)
@@ -85,17 +92,13 @@ class Classifier:
 
     def model(self, init_seed: int) -> nn.Module:
         """The network with torch's default initialisation under this seed."""
-        inputs = self._x[0].numel()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(init_seed)
-            if self._kind == "mlp":
-                net = mlp(self._hidden, inputs=inputs, classes=self._classes)
-            else:
-                net = cnn(self._hidden, side=math.isqrt(inputs), classes=self._classes)
+            net = self._factory(self._hidden, shape=tuple(self._x.shape[1:]), classes=self._classes)
         return net.to(self._dtype)
 
     def batch(self, data_seed: int, start: int, stop: int) -> Batch:
-        """(inputs, class numbers), shapes (B, pixels) and (B,)."""
+        """(inputs, class numbers), shapes (B, ...) and (B,)."""
         assert self.n_train is not None
         order = self._orders.setdefault(data_seed, SampleOrder(seed=data_seed, size=self.n_train))
         where = torch.from_numpy(order(start, stop))
