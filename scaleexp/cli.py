@@ -30,15 +30,15 @@ def _overrides(command: F) -> F:
 
 
 def _storage(command: F) -> F:
-    return click.option(
-        "--storage", metavar="DIR", help="Where the study lives.  [default: ./scaleexp-results/NAME]"
-    )(command)
+    return click.option("--storage", metavar="DIR", help="Where the study lives.  [default: ./scaleexp-results/NAME]")(
+        command
+    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="scaleexp")
 def cli() -> None:
-    """How many workers, what batch size, what learning rate, and where does adding more stop paying?
+    r"""How many workers, what batch size, what learning rate, and where does adding more stop paying?
 
     \b
     scaleexp quickstart            a real study on real data, to a report, in minutes
@@ -93,7 +93,9 @@ def list_(what: str, as_json: bool) -> None:
     """List what is built in."""
     found = _built_in(what)
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, what: [{"name": n, "says": s} for n, s in found.items()]}, indent=1))
+        click.echo(
+            json.dumps({"schema_version": 1, what: [{"name": n, "says": s} for n, s in found.items()]}, indent=1)
+        )
     else:
         width = max(map(len, found))
         click.echo("\n".join(f"{name:<{width}}  {says}" for name, says in found.items()))

@@ -47,9 +47,10 @@ def statistical_efficiency(batch_size: FloatOrArray, b_crit: FloatOrArray) -> Fl
 
 
 def overhead_batch(delta: float, reference_batch: float, b_crit: FloatOrArray) -> FloatOrArray:
-    """Batch at which steps exceed linear scaling from a reference batch by `delta` (Zhang et al. 2024, arXiv:2410.21676).
+    """Batch at which steps exceed linear scaling from a reference batch by the share `delta`.
 
-    On the curve above it is exactly (1 + delta) B_ref + delta B_crit.
+    The definition is Zhang et al.'s (2024, arXiv:2410.21676). On the curve above it is exactly
+    (1 + delta) B_ref + delta B_crit.
 
     >>> round(overhead_batch(0.2, 4.0, 100.0), 9)
     24.8
@@ -73,9 +74,7 @@ def first_confirmed(values: Sequence[float], target: float, direction: Literal["
     return int(confirmed[0]) if confirmed.size else None
 
 
-def interpolated_crossing(
-    before: tuple[float, float], after: tuple[float, float], target: float
-) -> float:
+def interpolated_crossing(before: tuple[float, float], after: tuple[float, float], target: float) -> float:
     """Samples at which the straight line between two evaluations meets the target.
 
     Args:

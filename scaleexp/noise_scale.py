@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def shard_count(batch_size: int, *, at_most: int, processes: int = 1) -> int | None:
-    """Number of shards a batch is cut into: the most that divide it evenly, whole per process; None if it cannot be cut.
+    """Number of shards a batch is cut into: the most that divide it evenly, whole per process; None if none do.
 
     >>> shard_count(1024, at_most=8), shard_count(6, at_most=8), shard_count(9, at_most=8), shard_count(1, at_most=8)
     (8, 6, 3, None)

@@ -63,13 +63,15 @@ class Watch:
     def left_s(self, elapsed_s: float) -> float | None:
         """Seconds left if the work not done goes as fast as the work done; None until a twentieth is done."""
         share = 1.0 - sum(self.waiting.values()) / self.work if self.work else 1.0
-        return elapsed_s * (1.0 - share) / share if share > 0.05 else None  # noqa: PLR2004  # before, it means nothing
+        return elapsed_s * (1.0 - share) / share if share > 0.05 else None  # before, it means nothing
 
     def line(self, elapsed_s: float) -> str:
         """The state in one line."""
         left = self.left_s(elapsed_s)
         eta = "ETA not known yet" if left is None else f"ETA {duration(left)}"
-        return f"{self.done}/{len(self.trials)} trials done, {self.running} running, {duration(elapsed_s)} elapsed, {eta}"
+        return (
+            f"{self.done}/{len(self.trials)} trials done, {self.running} running, {duration(elapsed_s)} elapsed, {eta}"
+        )
 
 
 @contextmanager
@@ -93,9 +95,9 @@ def _lines(watch: Watch, stream: TextIO, end: threading.Event) -> None:
         watch.look()
         if time.monotonic() - said >= _LINE_S:
             said = time.monotonic()
-            print(watch.line(said - begin), file=stream, flush=True)  # noqa: T201  # this is the display
+            print(watch.line(said - begin), file=stream, flush=True)  # this is the display
     watch.look()
-    print(watch.line(time.monotonic() - begin), file=stream, flush=True)  # noqa: T201
+    print(watch.line(time.monotonic() - begin), file=stream, flush=True)
 
 
 def _live(watch: Watch, stream: TextIO, end: threading.Event) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,10 +51,8 @@ class TrialLog:
         self._store, self._realisation = store, dict(realisation)
         self.key = schema.trial_key(facts["trial_id"], facts["realisation"])
         self._directory = f"{schema.TRIALS_DIR}/{self.key}"
-        try:
+        with suppress(FileExistsError):  # an earlier attempt wrote it: the id hashes what it says, so it says the same
             store.write_json(f"{self._directory}/{schema.TRIAL_FILE}", facts)
-        except FileExistsError:
-            pass  # an earlier attempt wrote it: the id hashes what it says, so it says the same
         previous = last_commit(store, self.key)
         self._number = previous["number"] if previous else 0
         self._attempt = _attempts(store.names(f"{self._directory}/{schema.SEGMENTS_DIR}"))

@@ -3,7 +3,7 @@
 A study directory:
 
     STUDY/study.json                          the resolved study, as it was run
-    STUDY/plan/0001.json                      what the grid points mean: targets, rules -> trials (grows by put-if-absent)
+    STUDY/plan/0001.json                      what the grid points mean: targets, rules -> trials (only ever added to)
     STUDY/trials/<key>/trial.json             trial facts, written once
     STUDY/trials/<key>/segments/*.parquet     immutable rows of `steps` and `evals`
     STUDY/trials/<key>/commits/0001.json      binds segments by sha256; rows outside a commit do not exist
@@ -32,7 +32,7 @@ REPORT_DIR = "report"
 Table = Literal["steps", "evals"]
 Status = Literal["running", "reached", "limit", "diverged", "stopped", "failed"]
 FINAL_STATUSES: frozenset[str] = frozenset({"reached", "limit", "diverged"})
-"""Statuses after which a trial never runs again: the hardest target confirmed, the sample limit met, or the loss lost."""
+"""Statuses after which a trial never runs again: the hardest target confirmed, the sample limit met, the loss lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

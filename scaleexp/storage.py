@@ -33,7 +33,8 @@ class Store:
         scheme = urlparse(text).scheme
         if "://" in text and scheme != "file":
             raise StorageError(
-                f"storage {text!r} is on {scheme}://, which this version cannot write safely: give a local or shared path"
+                f"storage {text!r} is on {scheme}://, which this version cannot write safely: "
+                "give a local or shared path"
             )
         self.root = Path(urlparse(text).path if scheme == "file" else text).expanduser().absolute()
 
@@ -68,7 +69,9 @@ class Store:
         except FileExistsError:
             raise
         except OSError as error:
-            raise StorageError(f"could not write {final}: {error.strerror or error}: check space and permissions") from error
+            raise StorageError(
+                f"could not write {final}: {error.strerror or error}: check space and permissions"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 

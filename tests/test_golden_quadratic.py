@@ -1,4 +1,4 @@
-"""A whole study through Ray Tune against the closed form of the noisy quadratic (Zhang et al. 2019, arXiv:1907.04164)."""
+"""A whole study through Ray Tune against the closed form of the noisy quadratic (Zhang et al. 2019)."""
 
 from __future__ import annotations
 

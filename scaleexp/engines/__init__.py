@@ -1,0 +1,1 @@
+"""Engines: how a pack of trials is stepped."""

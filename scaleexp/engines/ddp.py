@@ -24,7 +24,6 @@ from scaleexp.optimizers import make_optimizer
 from scaleexp.sampling import derived_seed
 from scaleexp.workloads.base import Batch, Workload
 
-
 # Buffers stay each worker's own; torch 2.13 renamed the option that says so.
 _SYNC = "forward_sync_buffers"
 _RENAMED = _SYNC in inspect.signature(DistributedDataParallel.__init__).parameters

@@ -28,8 +28,8 @@ Params = dict[str, Tensor]
 class PackedEngine:
     """Engine of K virtual-worker trials; see `scaleexp.engines.base.Engine`.
 
-    Two rows at least are stepped, because vmap gives the same bits for every K >= 2 but others at K = 1: a lone trial is
-    padded with a copy of itself, which nobody reads.
+    Two rows at least are stepped, because vmap gives the same bits for every K >= 2 but others at K = 1: a lone trial
+    is padded with a copy of itself, which nobody reads.
 
     Args:
         workload: data, model and loss.
@@ -56,7 +56,9 @@ class PackedEngine:
         threads: int = 1,
     ) -> None:
         if workload.couples_examples or workload.random:
-            raise ConfigError("this workload couples the examples of a batch or draws at random: no exact virtual workers")
+            raise ConfigError(
+                "this workload couples the examples of a batch or draws at random: no exact virtual workers"
+            )
         torch.set_num_threads(threads)
         self._workload, self._batch_size = workload, batch_size
         self._seeds = self._padded(list(seeds))

@@ -71,7 +71,8 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InfeasibleError(
-            f"Ray could not be reached or started ({first_line}): check RAY_ADDRESS, or set RAY_ADDRESS=local to start a local one."
+            f"Ray could not be reached or started ({first_line}): check RAY_ADDRESS, "
+            "or set RAY_ADDRESS=local to start a local one."
         ) from error
     try:
         total = ray.cluster_resources()

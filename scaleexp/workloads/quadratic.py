@@ -1,4 +1,4 @@
-"""The noisy quadratic model: a workload whose expected loss is known in closed form (Zhang et al. 2019, arXiv:1907.04164).
+"""The noisy quadratic model (Zhang et al. 2019, arXiv:1907.04164): its expected loss is known in closed form.
 
 Loss of sample s at x in R^d: 1/2 sum_i h_i x_i^2 + sum_i sqrt(c_i) z_si x_i with z ~ N(0, I) drawn by counter, so its
 gradient is exactly h x + sqrt(c) z: it runs through every engine as any model does. Curvatures are h_i = i^-decay and
@@ -28,7 +28,7 @@ class _Point(nn.Module):
         self.x = nn.Parameter(torch.ones(dimensions, dtype=dtype))
 
     def forward(self, rows: Tensor, squared: bool = False) -> Tensor:
-        """rows (B, d) -> rows @ x, or rows @ x^2 when squared; shape (B,)."""
+        """Rows (B, d) -> rows @ x, or rows @ x^2 when squared; shape (B,)."""
         return rows @ (self.x * self.x if squared else self.x)
 
 
@@ -66,7 +66,7 @@ class Quadratic:
         self.data_sha256 = hashlib.sha256(f"quadratic {dimensions} {decay!r} {noise!r}".encode()).hexdigest()
 
     def model(self, init_seed: int) -> nn.Module:
-        """x = 1: the start is the same for every seed."""
+        """X = 1: the start is the same for every seed."""
         return _Point(len(self._h), self._dtype)
 
     def batch(self, data_seed: int, start: int, stop: int) -> Batch:
