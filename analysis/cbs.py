@@ -11,7 +11,16 @@ import numpy.typing as npt
 
 from analysis.bootstrap import birge_ratio, resample_seeds, residual_resamples, t_over_z, widened
 from analysis.curve import curve_values, fit_curves
-from analysis.judge import MIN_BATCHES, FitStatus, fit_probability, judge, lr_warnings, seed_noise, seed_warnings
+from analysis.judge import (
+    MIN_BATCHES,
+    FitStatus,
+    bracket_warnings,
+    fit_probability,
+    judge,
+    lr_warnings,
+    seed_noise,
+    seed_warnings,
+)
 from analysis.targets import BatchPoint, Run, batch_points
 from analysis.wording import number, percent
 from scaleexp.errors import ConfigError, NotEnoughDataError
@@ -100,7 +109,12 @@ def fit_curve(
         raise NotEnoughDataError("no batch size reached the target, so there is no curve to fit.")
     everything = list(runs) if runs is not None else [run for point in points for run in point.runs]
     return _fit(
-        points, everything, confidence, resamples, seed, warnings=(*seed_warnings(points), *lr_warnings(points))
+        points,
+        everything,
+        confidence,
+        resamples,
+        seed,
+        warnings=(*seed_warnings(points), *lr_warnings(points), *bracket_warnings(points)),
     )
 
 

@@ -19,6 +19,8 @@ FitStatus = Literal["ok", "misfit", "extrapolated", "not_identified"]
 MIN_BATCHES = 3
 MIN_SEEDS = 3
 MIN_SPAN = 2.0
+MAX_BRACKET = 0.1
+"""Evaluations further apart than this share of the samples to target are worth a warning."""
 MISFIT_P = 0.001
 """Lack of fit has to be this improbable. A test at 0.05 would call one true curve in twenty a misfit."""
 MISFIT_RMS = 0.05
@@ -136,6 +138,21 @@ def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
                 "the median steps and is left out as an outlier."
             )
     return tuple(warnings)
+
+
+def bracket_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
+    """Batches whose crossings are interpolated between evaluations that lie far apart, where few steps are biased."""
+    wide = {
+        point.batch_size: float(np.median([(r.bracket[1] - r.bracket[0]) / r.samples for r in point.runs if r.reached]))
+        for point in points
+    }
+    coarse = [batch for batch, share in wide.items() if share > MAX_BRACKET]
+    if not coarse:
+        return ()
+    return (
+        f"evaluations lie up to {percent(max(wide.values()))} of the samples to target apart at batch "
+        f"{_listed(coarse)}; steps between them are interpolated, so evaluate more often there.",
+    )
 
 
 def lr_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:

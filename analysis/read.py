@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired, cast, get_origin, get_type_hints
 
@@ -17,6 +16,15 @@ import pyarrow.parquet as pq
 from scaleexp import schema
 from scaleexp.errors import CorruptError, StorageError
 from scaleexp.schema import Commit, PlanFile, SegmentRef, TrialFacts
+
+
+def _required(shape: type[Any]) -> frozenset[str]:
+    """Required keys of a TypedDict; `__required_keys__` misses NotRequired under postponed annotations."""
+    hints = get_type_hints(shape, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if get_origin(hint) is not NotRequired)
+
+
+_PLAN_KEYS, _FACTS_KEYS, _COMMIT_KEYS = (_required(shape) for shape in (PlanFile, TrialFacts, Commit))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +76,7 @@ def load(path: str | Path) -> StudyLog:
     if plan_file is None:
         got = "there is no such directory" if not root.is_dir() else f"it holds no {schema.PLAN_DIR}/*.json"
         raise StorageError(f"{path} is not a study directory: {got}; give the directory that `scaleexp run` wrote.")
-    plan = cast(PlanFile, _decode(plan_file, PlanFile))
+    plan = cast(PlanFile, _decode(plan_file, _PLAN_KEYS))
     trials: list[TrialLog] = []
     problems: list[str] = []
     waiting = 0
@@ -117,11 +125,11 @@ def read_steps(log: StudyLog, columns: Sequence[str], keys: Collection[str] | No
 
 def _trial(root: Path, key: str) -> TrialLog:
     directory = root / schema.TRIALS_DIR / key
-    facts = cast(TrialFacts, _decode(directory / schema.TRIAL_FILE, TrialFacts))
+    facts = cast(TrialFacts, _decode(directory / schema.TRIAL_FILE, _FACTS_KEYS))
     newest = _newest(directory / schema.COMMITS_DIR)
     if newest is None:
         return TrialLog(key=key, facts=facts, commit=None)
-    commit = cast(Commit, _decode(newest, Commit))
+    commit = cast(Commit, _decode(newest, _COMMIT_KEYS))
     for segment in commit["segments"]:
         _verified(directory, segment)
     return TrialLog(key=key, facts=facts, commit=commit)
@@ -136,8 +144,8 @@ def _newest(directory: Path) -> Path | None:
     return max(numbered, key=lambda file: int(file.stem), default=None)
 
 
-def _decode(file: Path, shape: type[Any]) -> dict[str, Any]:
-    """A JSON object with at least the keys of a TypedDict of the contract."""
+def _decode(file: Path, required: frozenset[str]) -> dict[str, Any]:
+    """A JSON object with at least the required keys."""
     try:
         value = json.loads(file.read_bytes())
     except (ValueError, OSError) as error:
@@ -150,17 +158,10 @@ def _decode(file: Path, shape: type[Any]) -> dict[str, Any]:
             f"{file} was written in log version {version} and this installation reads up to "
             f"{schema.SCHEMA_VERSION}: upgrade scaleexp to read it."
         )
-    lacking = sorted(_required(shape) - set(value))
+    lacking = sorted(required - set(value))
     if lacking:
         raise CorruptError(f"{file} lacks {', '.join(lacking)}.")
     return cast(dict[str, Any], value)
-
-
-@cache
-def _required(shape: type[Any]) -> frozenset[str]:
-    """Required keys of a TypedDict; `__required_keys__` misses NotRequired under postponed annotations."""
-    hints = get_type_hints(shape, include_extras=True)
-    return frozenset(name for name, hint in hints.items() if get_origin(hint) is not NotRequired)
 
 
 def _verified(directory: Path, segment: SegmentRef) -> bytes:

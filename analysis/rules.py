@@ -160,7 +160,7 @@ def _sentence(
         next((p for p in points if p.batch_size > high), None),
     ]
     beyond = [f"at {p.batch_size:,} {_excess(p)}{_doubt(p, errors[points.index(p)], tolerance)}" for p in failing if p]
-    says += f"; {' and '.join(beyond)}" if beyond else ", every batch that was measured"
+    says += f"; {'; '.join(beyond)}" if beyond else ", every batch that was measured"
     return f"{says} ({over})."
 
 

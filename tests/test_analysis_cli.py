@@ -8,12 +8,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from study_factory import write_study
 
 import analysis
 from analysis.cli import main
 from analysis.output import schema_of
 from analysis.study import answer
+from tests.study_factory import write_study
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,13 @@ def test_edges_censored_runs_few_seeds_and_outliers_are_named() -> None:
     assert "fewer than 3 seeds at batch 1,024" in said
     assert result.n_censored == 1
     assert result.b_crit == pytest.approx(B_CRIT, rel=0.1)
+
+
+def test_evaluations_far_apart_are_said_to_blur_the_crossing() -> None:
+    runs = sweep(np.random.default_rng(13), batches=(16, 64, 256), lrs=1)
+    coarse = [replace(r, bracket=(0.8 * r.samples, 1.05 * r.samples)) if r.batch_size == 256 else r for r in runs]
+    assert not any("evaluations lie" in warning for warning in fit(runs).warnings)
+    assert any("25 % of the samples to target apart at batch 256" in warning for warning in fit(coarse).warnings)
 
 
 @pytest.mark.parametrize("samples", [[1.0, 2.0, math.inf], [1.0, 2.0, -3.0], [1.0, 2.0]])

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_factory import TR_SIGMA, write_study
 
 from analysis.noise import Measurements, estimates, measurements, noise_at_target, noise_scale, noise_series
 from analysis.read import load
 from analysis.targets import batch_points, runs_to_target
+from tests.study_factory import TR_SIGMA, write_study
 
 G_SQ = 0.02
 TRACE = 8.0

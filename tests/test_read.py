@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from study_factory import METRIC, write_study
 
 from analysis.read import load, read_evals, read_steps
 from scaleexp import schema
 from scaleexp.errors import CorruptError, StorageError
+from tests.study_factory import METRIC, write_study
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from study_factory import write_study
 
 from analysis.read import load
 from analysis.rules import RuleVerdict, judge_rules
 from analysis.targets import Run, batch_points, runs_to_target
+from tests.study_factory import write_study
 
 BATCHES = (16, 64, 256, 1024)
 

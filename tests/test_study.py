@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from study_factory import sha256, write_study
 
 from analysis.agreements import agreements, largest_relative_difference
 from analysis.read import load
 from analysis.study import StudyAnalysis, analyse, answer
+from tests.study_factory import sha256, write_study
 
 
 @pytest.fixture(scope="module")

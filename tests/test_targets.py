@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_factory import METRIC, write_study
 
 from analysis.read import load
 from analysis.targets import Run, aggregate_steps, batch_points, outlier_runs, outlying, runs_to_target
 from scaleexp.errors import ConfigError
+from tests.study_factory import METRIC, write_study
 
 
 def run(
