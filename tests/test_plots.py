@@ -12,7 +12,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from analysis_examples import B_CRIT, BATCHES, CASES, S_MIN, WORKER_BATCH, curve_fit, not_identified, ok, study
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 
 from analysis import axes, drawn, plots
 from scaleexp.errors import StorageError
+from tests.analysis_examples import B_CRIT, BATCHES, CASES, S_MIN, WORKER_BATCH, curve_fit, not_identified, ok, study
 
 NOT_OK = {"misfit", "extrapolated", "not_identified", "perfect_scaling", "no_fit", "no_points"}
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_examples import B_CRIT, BATCHES, CASES, S_MIN, ok, study
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from analysis.report import render, write_report
 from analysis.study import answer
 from scaleexp.errors import StorageError
 from scaleexp.laws import samples_to_target, steps_to_target
+from tests.analysis_examples import B_CRIT, BATCHES, CASES, S_MIN, ok, study
 
 VOID = {"meta", "link", "img", "source", "br"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -257,9 +257,8 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path: Path, case)
 
 
 def test_a_study_directory_becomes_a_report_that_knows_its_curve(tmp_path: Path):
-    from study_factory import write_study
-
     from analysis.study import analyse
+    from tests.study_factory import write_study
 
     b_crit, s_min = 256.0, 50.0
     batches = (16, 32, 64, 128, 256, 512, 1024)
