@@ -251,7 +251,9 @@ def _resampled(
         notes.append(
             f"the points scatter {number(birge, 2)} times as far as seeds explain; intervals are widened by that."
         )
-    return drawn.log_steps, lift, birge * t_over_z(confidence, freedom), tuple(notes)
+    # A resample chooses its LR on its own seeds once more and lies low as a whole; only its spread is wanted.
+    level = y.mean() - drawn.log_steps.mean()
+    return drawn.log_steps + level, lift, birge * t_over_z(confidence, freedom), tuple(notes)
 
 
 def _unfitted(
