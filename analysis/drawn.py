@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.cbs import CurveFit
 from analysis.noise import NoiseScale
-from analysis.study import StudyAnalysis
+from analysis.study import StudyAnalysis, constant_worker_batch
 from analysis.targets import outlier_runs
 from scaleexp.laws import samples_to_target, steps_to_target
 
@@ -81,12 +81,6 @@ def _never_reached(study: StudyAnalysis) -> Pairs:
         if r.batch_size not in pointed and r.status != "diverged":
             longest[r.batch_size] = max(r.steps, longest.get(r.batch_size, 0.0))
     return tuple(sorted(longest.items()))
-
-
-def constant_worker_batch(study: StudyAnalysis) -> float | None:
-    """Samples per worker and step where it is the same in every run, so that batch size counts workers."""
-    sizes = {r.batch_size / r.workers for r in study.runs}
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 def is_drawable(fit: CurveFit) -> bool:

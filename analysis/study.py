@@ -123,10 +123,24 @@ def answer(study: StudyAnalysis) -> str:
         return f"The data do not say what {asked} is: {fit.reason}{bound}"
     says = (
         f"{asked[0].upper()}{asked[1:]} is {number(fit.b_crit)} {unit} "
-        f"({percent(fit.confidence)} interval {interval(low, high)}): "
+        f"({percent(fit.confidence)} interval {interval(low, high)}){_in_workers(study, low, high)}: "
         "there a run takes twice the fewest steps and twice the fewest samples"
     )
     return f"{says}; this is extrapolated: {fit.reason}" if fit.status == "extrapolated" else f"{says}."
+
+
+def _in_workers(study: StudyAnalysis, low: float, high: float) -> str:
+    """The same interval counted in workers, where they all eat the same number of samples."""
+    each = constant_worker_batch(study)
+    if each is None or math.isinf(high):
+        return ""
+    return f", {interval(low / each, high / each)} workers of {number(each)} {unit_plural(study.unit)} each"
+
+
+def constant_worker_batch(study: StudyAnalysis) -> float | None:
+    """Samples per worker and step where it is the same in every run, so that batch size counts workers."""
+    sizes = {r.batch_size / r.workers for r in study.runs}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _planned_target(log: StudyLog, metric: str | None) -> Target:
