@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TextIO
 
 from scaleexp import schema
-from scaleexp.packing import cost
+from scaleexp.packing import STEP_OVERHEAD_SAMPLES
 from scaleexp.plan_table import duration
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
@@ -23,55 +24,78 @@ _LINE_S = 10.0
 
 @dataclass(slots=True)
 class Watch:
-    """Which trials of a plan are done, by their last commit.
+    """How far the trials of a plan have come, by their last commits.
 
     Attributes:
         store: the study.
-        waiting: trials without a commit that ends them, by key.
-        work_left: their share of the work at most [samples, step overhead included].
-        work: that of all trials watched.
+        trials: those watched.
+        samples: samples eaten by each trial that ended, by key.
         ended: how many trials ended with each status.
-        running: waiting trials that have started.
+        started: keys of trials that have begun.
     """
 
     store: Store
     trials: Sequence[Trial]
-    waiting: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
-    running: int = 0
-    work: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.waiting = {t.key: cost((t,)) for t in self.trials}
-        self.work = sum(self.waiting.values())
+    started: set[str] = field(default_factory=set)
 
     @property
-    def done(self) -> int:
-        """Trials that ended."""
-        return len(self.trials) - len(self.waiting)
+    def waiting(self) -> list[Trial]:
+        """Trials that have not ended."""
+        return [t for t in self.trials if t.key not in self.samples]
 
     def look(self) -> None:
         """Read what was committed since the last look."""
-        started = set(self.store.names(schema.TRIALS_DIR))
-        for key in [k for k in self.waiting if k in started]:
+        self.started = set(self.store.names(schema.TRIALS_DIR))
+        for key in [t.key for t in self.waiting if t.key in self.started]:
             commit = last_commit(self.store, key)
             if commit and commit["status"] != "running":
                 self.ended[commit["status"]] = self.ended.get(commit["status"], 0) + 1
-                del self.waiting[key]
-        self.running = sum(key in started for key in self.waiting)
+                self.samples[key] = commit["samples"]
+
+    def work(self) -> tuple[float, float]:
+        """(done, left) in samples, the overhead of a step counted in.
+
+        Trials of one batch size step together, so a running one has come as far as the last that ended. It may go on
+        to its limit; batches that have not begun are taken to need the share of their limits that others needed.
+        """
+        done = left = unbegun = limits = 0.0
+        for (engine, batch_size), group in groupby(sorted(self.trials, key=_shape), key=_shape):
+            trials = list(group)
+            overhead = STEP_OVERHEAD_SAMPLES / batch_size
+            per_sample = 1.0 + (overhead if engine == "ddp" else overhead / len(trials))
+            reached = max((self.samples.get(t.key, 0) for t in trials), default=0)
+            for trial in trials:
+                eaten = self.samples.get(trial.key, reached)
+                rest = 0 if trial.key in self.samples else trial.limit_samples - eaten
+                if trial.key in self.started:
+                    done += per_sample * eaten
+                    left += per_sample * rest
+                    limits += per_sample * trial.limit_samples
+                else:
+                    unbegun += per_sample * trial.limit_samples
+        return done, left + unbegun * ((done + left) / limits if limits else 1.0)
 
     def left_s(self, elapsed_s: float) -> float | None:
-        """Seconds left if the work not done goes as fast as the work done; None until a twentieth is done."""
-        share = 1.0 - sum(self.waiting.values()) / self.work if self.work else 1.0
-        return elapsed_s * (1.0 - share) / share if share > 0.05 else None  # before, it means nothing
+        """Seconds left if the work that is left goes as fast as the work done; None before anything was done."""
+        done, left = self.work()
+        return elapsed_s * left / done if done else None
 
     def line(self, elapsed_s: float) -> str:
         """The state in one line."""
+        waiting = self.waiting
+        running = sum(t.key in self.started for t in waiting)
         left = self.left_s(elapsed_s)
         eta = "ETA not known yet" if left is None else f"ETA {duration(left)}"
-        return (
-            f"{self.done}/{len(self.trials)} trials done, {self.running} running, {duration(elapsed_s)} elapsed, {eta}"
-        )
+        if waiting and not running and all(t.engine == "ddp" for t in waiting):
+            eta = "starting real workers"
+        done = len(self.trials) - len(waiting)
+        return f"{done}/{len(self.trials)} trials done, {running} running, {duration(elapsed_s)} elapsed, {eta}"
+
+
+def _shape(trial: Trial) -> tuple[str, int]:
+    return (trial.engine, trial.batch_size)
 
 
 @contextmanager
@@ -107,11 +131,11 @@ def _live(watch: Watch, stream: TextIO, end: threading.Event) -> None:
     begin = time.monotonic()
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(file=stream), transient=False) as progress:
-        task = progress.add_task(watch.line(0.0), total=watch.work)
+        task = progress.add_task(watch.line(0.0), total=len(watch.trials))
         while True:
             ended = end.wait(_LOOK_S)
             watch.look()
-            work_done = watch.work - sum(watch.waiting.values())
-            progress.update(task, completed=work_done, description=watch.line(time.monotonic() - begin))
+            done = len(watch.trials) - len(watch.waiting)
+            progress.update(task, completed=done, description=watch.line(time.monotonic() - begin))
             if ended:
                 return

@@ -125,7 +125,8 @@ def statuses(store: Store, trials: Sequence[Trial]) -> dict[str, int]:
     """Number of trials by the status of their last commit; `waiting` for those without one."""
     watch = Watch(store=store, trials=trials)
     watch.look()
-    return dict(watch.ended) | ({"waiting": len(watch.waiting)} if watch.waiting else {})
+    waiting = len(watch.waiting)
+    return dict(watch.ended) | ({"waiting": waiting} if waiting else {})
 
 
 def _assignment(prepared: Prepared, store: Store, resources: Resources) -> Assignment:
