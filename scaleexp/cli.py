@@ -175,7 +175,12 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
 def _summary(outcome: Outcome) -> str:
     from scaleexp.plan_table import duration
 
-    words = {"reached": "reached the target", "limit": "ended at the sample limit without it", "waiting": "not started"}
+    words = {
+        "reached": "reached the target",
+        "limit": "ended at the sample limit without it",
+        "stopped": "stopped by a limit of the study (the same command goes on with them)",
+        "waiting": "not started",
+    }
     parts = [f"{count} {words.get(status, status)}" for status, count in sorted(outcome.ended.items())]
     return f"Done in {duration(outcome.seconds)}: {', '.join(parts)}."
 

@@ -38,7 +38,7 @@ def test_the_quickstart_gives_an_answer_with_a_usable_interval(first):
 
 
 def test_it_ends_with_figures_that_exist_and_the_next_command(first):
-    directory, done = first
+    _, done = first
     paths = [Path(word) for word in done.stdout.split() if word.endswith((".png", ".html"))]
     assert len(paths) >= 5
     assert all(path.stat().st_size > 10_000 for path in paths)

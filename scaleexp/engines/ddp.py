@@ -39,7 +39,7 @@ class DdpEngine:
         workload: data, model and loss.
         seed: seed of the trial.
         batch_size: B [samples], a multiple of the number of processes.
-        micro_batch: most samples that pass through the model at once; each process accumulates the rest.
+        micro_batch: samples that pass through the model at once; each process accumulates its share.
         optimizer: `{"name": ..., ...}`.
         noise_shards: most shards a measured batch is cut into.
         device: where this process computes.
@@ -60,7 +60,9 @@ class DdpEngine:
         self._rank, self._processes = dist.get_rank(), dist.get_world_size()
         self.leader = self._rank == 0
         self._own = batch_size // self._processes
-        self._micro = micro_batch if self._own % micro_batch == 0 else self._own
+        self._micro = micro_batch
+        assert batch_size % self._processes == 0, "a plan gives every process the same whole share"
+        assert self._own % micro_batch == 0, "and cuts it into whole micro-batches"
         self._seed = derived_seed(seed, "data")
         model = workload.model(derived_seed(seed, "init")).to(device)
         self._ddp = DistributedDataParallel(model, **_OWN_BUFFERS)

@@ -112,8 +112,8 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
             with shown(Watch(store=store, trials=waiting)):
                 failures = run_phases(assignment, waiting, resources)
     outcome = Outcome(root=store.root, ended=statuses(store, prepared.plan.trials), seconds=time.monotonic() - begin)
-    if failures:
-        count = sum(outcome.ended.get(s, 0) for s in ("failed", "running", "waiting"))
+    count = sum(outcome.ended.get(s, 0) for s in ("failed", "waiting"))
+    if failures and count:  # a process that died after its last commit lost nothing
         raise TrialsFailedError(
             f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {failures[0].cause!r} "
             f"(trial {failures[0].trials[0]}). The others are kept in {store.root}; run the same command to try again."
