@@ -104,10 +104,11 @@ def list_(what: str, as_json: bool) -> None:
 def main() -> None:
     """Entry point: an error of ours becomes one sentence on stderr and its exit code.
 
-    A study may name code beside it ("my_workload:Class"), so the working directory is importable, here and in workers.
+    A study may name code beside it ("my_workload:Class"), so the working directory is importable, here and in workers;
+    last, so that nothing in it can stand in for an installed package.
     """
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -202,8 +203,10 @@ def _report(root: Path) -> None:
     if study.fit is None:
         raise NotEnoughDataError(f"{answer(study)} What was measured is in {page}.")
     click.echo(f"\n{answer(study)}\n")
-    click.echo("\n".join(f"{name:<12} {path}" for name, path in figures.items()))
-    click.echo(f"{'report':<12} {page}\n\nNext: open the report, or: scaleexp-analysis fit {root}")
+    shown = {**figures, "report": page}
+    width = max(map(len, shown))
+    click.echo("\n".join(f"{name:<{width}}  {path}" for name, path in shown.items()))
+    click.echo(f"\nNext: open the report, or: scaleexp-analysis fit {root}")
 
 
 def _built_in(what: str) -> dict[str, str]:
