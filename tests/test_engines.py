@@ -34,7 +34,7 @@ def one_worker(optimizer_name: str, model: str) -> dict[str, np.ndarray]:
         if optimizer_name == "sgd"
         else torch.optim.AdamW(net.parameters(), lr=0.003)
     )
-    losses = []
+    losses, after_one = [], None
     for i in range(STEPS):
         x, y = workload.batch(derived_seed(1, "data"), i * B, (i + 1) * B)
         loss = torch.nn.functional.cross_entropy(net(x), y)
@@ -42,19 +42,33 @@ def one_worker(optimizer_name: str, model: str) -> dict[str, np.ndarray]:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+        after_one = after_one or _val_loss(workload, net)
+    return {"loss": np.array(losses), "val_loss": _val_loss(workload, net), "after_one": after_one}
+
+
+def _val_loss(workload, net):
     x, y = workload.eval_batch(0, workload.n_eval)
-    value = torch.nn.functional.cross_entropy(net(x), y).item()
-    return {"loss": np.array(losses), "val_loss": np.array([value])}
+    return torch.nn.functional.cross_entropy(net(x), y).item()
 
 
 def run(engine, lr, *, measure_every):
-    losses, noise = [], []
+    losses, noise, after_one = [], [], None
     for i in range(STEPS):
         result = engine.step(i * B, np.array([lr]), measure=i % measure_every == 0)
         losses.append(result.loss[0])
         if result.noise:
             noise.append((result.noise.small[0], result.noise.big[0], result.noise.shards))
-    return {"loss": np.array(losses), "val_loss": engine.evaluate()["val_loss"], "noise": np.array(noise)}
+        after_one = after_one or engine.evaluate()["val_loss"][0]
+    value = engine.evaluate()["val_loss"][0]
+    return {"loss": np.array(losses), "val_loss": value, "noise": np.array(noise), "after_one": after_one}
+
+
+def assert_same(found, reference):
+    """One step to 1e-12, fifty steps to 1e-10."""
+    np.testing.assert_allclose(found["loss"][0], reference["loss"][0], rtol=1e-12)
+    np.testing.assert_allclose(found["after_one"], reference["after_one"], rtol=1e-12)
+    np.testing.assert_allclose(found["loss"], reference["loss"], rtol=1e-10)
+    np.testing.assert_allclose(found["val_loss"], reference["val_loss"], rtol=1e-10)
 
 
 def spec(name):
@@ -74,8 +88,7 @@ def test_virtual_workers_are_one_worker(name, model, measure_every):
     found = run(engine, rate(name), measure_every=measure_every)
     reference = one_worker(name, model)
     assert reference["loss"][-1] < 0.5 * reference["loss"][0]
-    np.testing.assert_allclose(found["loss"], reference["loss"], rtol=1e-10)
-    np.testing.assert_allclose(found["val_loss"], reference["val_loss"], rtol=1e-10)
+    assert_same(found, reference)
 
 
 def _free_port() -> int:
@@ -125,9 +138,7 @@ def two_real_workers():
 def test_two_real_workers_are_one_worker(two_real_workers, case):
     """With accumulation, with and without the noise path, evaluated in halves."""
     name, model, _, _ = CASES[case]
-    found, reference = two_real_workers[case], one_worker(name, model)
-    np.testing.assert_allclose(found["loss"], reference["loss"], rtol=1e-10)
-    np.testing.assert_allclose(found["val_loss"], reference["val_loss"], rtol=1e-10)
+    assert_same(two_real_workers[case], one_worker(name, model))
 
 
 @pytest.mark.parametrize("case", [0, 2, 3])
@@ -142,20 +153,21 @@ def test_real_and_virtual_workers_measure_the_same_gradient_norms(two_real_worke
 def test_a_trial_is_bit_identical_in_every_pack():
     """Alone, beside others, and after others have left."""
 
-    def losses(seeds, lrs, leave_at=None):
+    def losses(seeds, lrs, leave_at=None, leave=()):
         engine = PackedEngine(Classifier(), seeds=seeds, batch_size=16, optimizer=SGD, noise_shards=8)
         rates, rows = np.array(lrs), []
         for i in range(30):
             if i == leave_at:
-                engine.keep([1])
-                rates = rates[[1]]
+                engine.keep(leave)
+                rates = rates[leave]
             result = engine.step(i * 16, rates, measure=i % 5 == 0)
             rows.append(float(result.loss[rates.tolist().index(0.05)]))
         return rows
 
     alone = losses([7], [0.05])
     assert losses([3, 7, 7], [0.01, 0.05, 0.2]) == alone
-    assert losses([3, 7, 9, 9], [0.01, 0.05, 0.2, 0.4], leave_at=11) == alone
+    for leave in ([1], [1, 2], [0, 1, 3]):
+        assert losses([3, 7, 9, 9], [0.01, 0.05, 0.2, 0.4], leave_at=11, leave=leave) == alone
 
 
 def test_a_diverging_trial_does_not_touch_its_neighbours():
