@@ -20,6 +20,7 @@ from scaleexp.trial import Trial
 
 _LOOK_S = 0.5
 _LINE_S = 10.0
+_KNOWN_SHARE = 0.1
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Watch:
         samples: samples eaten by each trial that ended, by key.
         ended: how many trials ended with each status.
         started: keys of trials that have begun.
+        idle_s: seconds until the first of them did.
     """
 
     store: Store
@@ -39,6 +41,7 @@ class Watch:
     samples: dict[str, int] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
+    idle_s: float = 0.0
 
     @property
     def waiting(self) -> list[Trial]:
@@ -78,12 +81,17 @@ class Watch:
         return done, left + unbegun * ((done + left) / limits if limits else 1.0)
 
     def left_s(self, elapsed_s: float) -> float | None:
-        """Seconds left if the work that is left goes as fast as the work done; None before anything was done."""
+        """Seconds left if the work that is left goes as fast as the work done; None before a tenth is done.
+
+        A pack is known to have come only as far as its last commit, which at first is far behind where it is.
+        """
         done, left = self.work()
-        return elapsed_s * left / done if done else None
+        return (elapsed_s - self.idle_s) * left / done if done > _KNOWN_SHARE * (done + left) else None
 
     def line(self, elapsed_s: float) -> str:
         """The state in one line."""
+        if not self.started:
+            self.idle_s = elapsed_s
         waiting = self.waiting
         running = sum(t.key in self.started for t in waiting)
         left = self.left_s(elapsed_s)
