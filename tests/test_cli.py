@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from jsonschema import validate
@@ -141,3 +143,24 @@ def test_run_writes_a_study_that_the_analysis_reads(tmp_path):
     fit = scaleexp("fit", "scaleexp-results/mine", cwd=tmp_path, module="analysis")
     assert fit.returncode == 6  # two batch sizes do not make a curve
     assert "Traceback" not in fit.stderr
+
+
+@pytest.mark.ray
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "scaleexp", "run", "quickstart", "--yes", "--storage", "study"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as study:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("study/trials/*/commits/*.json")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        study.send_signal(signal.SIGINT)
+        _, told = study.communicate(timeout=60)
+    assert study.returncode == 130, told
+    assert told.strip().splitlines()[-1].startswith("error: stopped; finished trials are kept in study")
+    assert "Traceback" not in told
