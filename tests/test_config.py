@@ -1,5 +1,4 @@
 import json
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -330,14 +329,3 @@ def test_a_number_without_a_source_is_refused(tmp_path):
     path.write_text((ROOT / "clusters/hardware/t4.yaml").read_text().replace("fields: [memory_bytes, ", "fields: ["))
     with pytest.raises(ConfigError, match="sources name no source for memory_bytes"):
         read_hardware(str(path))
-
-
-@pytest.mark.slow
-def test_a_wheel_carries_studies_schemas_and_hardware(tmp_path):
-    build = pytest.importorskip("build", reason="needs the package build")
-    pytest.importorskip("hatchling", reason="needs the build back end of the project")
-    wheel = build.ProjectBuilder(ROOT).build("wheel", tmp_path)
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"scaleexp/studies/{name}.yaml" for name in builtin_studies()} <= names
-    assert {f"scaleexp/hardware/{name}.yaml" for name in builtin_hardware()} <= names
-    assert "scaleexp/schemas/plan.json" in names

@@ -43,10 +43,11 @@ assert here.name == "site" and pathlib.Path(analysis.__file__).parents[1] == her
 print(sorted(load_study(name).name for name in builtin_studies()), sorted(builtin_hardware()))
 print(sorted(p.name for p in (importlib.resources.files("analysis") / "templates").iterdir()))
 print(sorted(p.name for p in (importlib.resources.files("analysis") / "schemas").iterdir()))
+print(sorted(p.name for p in (importlib.resources.files("scaleexp") / "schemas").iterdir()))
 """
     done = run(installed, "-c", script)
     assert done.returncode == 0, done.stderr
-    for name in ("quickstart", "quadratic", "t4", "report.html.j2", "fit.json"):
+    for name in ("quickstart", "quadratic", "t4", "report.html.j2", "report.css", "fit.json", "plan.json"):
         assert name in done.stdout
 
 
