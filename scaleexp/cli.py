@@ -111,8 +111,8 @@ def main() -> None:
         sys.path.append(str(Path.cwd()))
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail(InterruptedStudyError("stopped before anything was run"))
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail(InterruptedStudyError("stopped; what was committed is kept, and the same command goes on with the rest"))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -179,7 +179,7 @@ def _summary(outcome: Outcome) -> str:
     words = {
         "reached": "reached the target",
         "limit": "ended at the sample limit without it",
-        "stopped": "stopped by a limit of the study (the same command goes on with them)",
+        "stopped": "stopped by a limit (the same command runs them anew)",
         "waiting": "not started",
     }
     parts = [f"{count} {words.get(status, status)}" for status, count in sorted(outcome.ended.items())]

@@ -94,7 +94,7 @@ class Study(Part):
     limits: Limits
     """Where trials and the study end."""
     price_usd_per_worker_hour: PositiveReal | None = None
-    """Price of one worker [US dollars per hour]; overrides the one of `hardware`."""
+    """Price of one GPU, or of a CPU core where there is none [US dollars per hour]; overrides that of `hardware`."""
     hardware: str | None = None
     """Hardware profile whose price is taken: a name in clusters/hardware, or a path."""
     engine: Literal["auto", "packed", "ddp"] = "auto"

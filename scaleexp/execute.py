@@ -34,7 +34,7 @@ class Assignment:
         study: the validated study.
         targets: its targets with their directions.
         root: where the study lives.
-        git_sha: of the code that launched it.
+        git_sha: of the working tree that the command was given in.
         deadline: Unix time [s] after which trials stop unfinished; None for no limit.
         deadline_cause: the limit that set it, in words.
     """
@@ -85,6 +85,7 @@ def packed_engine(study: Study, workload: Workload, trials: Sequence[Trial], *, 
         workload,
         seeds=[t.seed for t in trials],
         batch_size=trials[0].batch_size,
+        workers=trials[0].workers,
         optimizer=study.optimizer.model_dump(),
         noise_shards=study.noise.shards,
         threads=threads,

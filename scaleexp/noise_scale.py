@@ -17,16 +17,24 @@ import torch
 from torch import Tensor
 
 
-def shard_count(batch_size: int, *, at_most: int, processes: int = 1) -> int | None:
-    """Number of shards a batch is cut into: the most that divide it evenly, whole per process; None if none do.
+def shard_count(batch_size: int, *, at_most: int, workers: int = 1, real: bool = False) -> int | None:
+    """Number of shards that a batch is cut into where its gradient norms are measured; None if none is fit.
 
-    >>> shard_count(1024, at_most=8), shard_count(6, at_most=8), shard_count(9, at_most=8), shard_count(1, at_most=8)
-    (8, 6, 3, None)
-    >>> shard_count(12, at_most=8, processes=4)
-    4
+    Shards are whole workers or whole parts of one: the most up to `at_most`, or else the fewest beyond it, up to eight
+    times as many. Real and virtual workers get the same shards as long as there are no more workers than `at_most`;
+    beyond, virtual workers share a shard, and a real one is a shard, for its gradient exists on its own process.
+
+    >>> shard_count(1024, at_most=8), shard_count(24, at_most=8, workers=3), shard_count(1, at_most=8)
+    (8, 6, None)
+    >>> shard_count(64, at_most=8, workers=16), shard_count(64, at_most=8, workers=16, real=True)
+    (8, 16)
+    >>> shard_count(11, at_most=8)
+    11
     """
-    fitting = [n for n in range(2, max(at_most, processes) + 1) if batch_size % n == 0 and n % processes == 0]
-    return max(fitting, default=None)
+    whole = [n for n in range(2, min(batch_size, 8 * at_most) + 1) if batch_size % n == 0]
+    fit = [n for n in whole if n % workers == 0 or (not real and workers % n == 0)]
+    small = [n for n in fit if n <= at_most]
+    return max(small) if small else min(fit, default=None)
 
 
 def squared_norms(grads: Sequence[Tensor]) -> Tensor:
@@ -35,14 +43,3 @@ def squared_norms(grads: Sequence[Tensor]) -> Tensor:
     for g in grads:
         total += torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) ** 2
     return total
-
-
-def estimates(small: float, big: float, *, shard_size: int, batch_size: int) -> tuple[float, float]:
-    """Unbiased (|G|^2, tr(Sigma)) of one step from its mean squared shard norm m and squared mean norm M.
-
-    >>> estimates(3.0, 2.0, shard_size=1, batch_size=2)
-    (1.0, 2.0)
-    """
-    g_sq = (batch_size * big - shard_size * small) / (batch_size - shard_size)
-    tr_sigma = (small - big) / (1.0 / shard_size - 1.0 / batch_size)
-    return g_sq, tr_sigma

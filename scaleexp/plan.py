@@ -35,6 +35,8 @@ __all__ = [
     "render_plan",
 ]
 
+LR_RANGE = (1e-20, 1e20)
+"""Outside, a learning rate is a typing error: in float32 its updates vanish or overflow."""
 MAX_TRIALS = 100_000
 """A study with more trials is a typing error."""
 
@@ -64,6 +66,9 @@ def lr_grid(study: Study, kappa: float) -> tuple[tuple[float, ...], dict[str, fl
     rule_lrs = {rule: as_trained(scaled_lr(rule, study.base.lr, kappa)) for rule in study.lr_rules}
     lrs = {as_trained(centre * multiplier) for multiplier in study.lr_multipliers}
     # The grid's centre stays: it is the square-root rule, labelled or not.
+    for lr in (*lrs, *rule_lrs.values()):
+        if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
+            raise ConfigError(f"A learning rate of {lr:g} is on the grid; give a base.lr whose grid stays sensible.")
     taken = {as_trained(centre), *rule_lrs.values()}
     for lr in sorted(set(rule_lrs.values()) - lrs):
         free = [grid_lr for grid_lr in lrs - taken if abs(grid_lr - lr) <= study.lr_snap * lr]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scaleexp.config import Study
+from scaleexp.facts import usable_cores
 from scaleexp.trial import Plan, Trial
 
 PLAN_JSON_VERSION = 1
@@ -70,7 +71,7 @@ def _row(plan: Plan, study: Study, trials: Sequence[Trial], seconds: float | Non
         steps_per_trial_at_most=one.limit_steps,
         samples_at_most=sum(trial.limit_steps * trial.batch_size for trial in trials),
         seconds_at_most=seconds,
-        usd_at_most=None if price is None or seconds is None else price * one.processes * seconds / 3600,
+        usd_at_most=None if price is None or seconds is None else price * usable_cores() * seconds / 3600,
     )
 
 

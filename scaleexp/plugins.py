@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from inspect import signature
-from typing import TypeVar, cast
+from inspect import isclass, signature
+from typing import TypeVar, cast, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from scaleexp.errors import ConfigError
 
@@ -83,22 +85,37 @@ def resolve(name: str, builtins: Mapping[str, T], kind: str) -> T:
     return cast("T", found)
 
 
-def check_options(what: str, function: Callable[..., object], options: Iterable[str]) -> None:
-    """Refuse an option that a function or class does not take.
+def checked_options(
+    what: str, function: Callable[..., object], options: Mapping[str, object], *, elsewhere: Iterable[str] = ()
+) -> dict[str, object]:
+    """Options of a study file as the types that a function or class annotates its parameters with.
 
     Args:
         what: its name for the message.
-        function: whatever will be called with the options.
-        options: their names.
+        function: what will be called with the options.
+        options: as read from YAML; what has no annotation passes as it is.
+        elsewhere: further valid names, for the message alone.
 
     Raises:
-        ConfigError: with the nearest valid name.
+        ConfigError: an unknown name, with the nearest valid one, or a value of another type.
 
-    >>> check_options("rule 'pow'", pow, ["base", "exp"])
+    >>> def power(exponent: int = 2) -> None: ...
+    >>> checked_options("rule 'power'", power, {"exponent": 3.0})
+    {'exponent': 3}
     """
     parameters = signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    for option in options:
-        if option not in parameters:
-            raise ConfigError(f"The {what} has no option {option!r}; {nearest(option, parameters)}")
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "dtype"]
+    hints = get_type_hints(getattr(function, "__init__") if isclass(function) else function)  # noqa: B009  # mypy objects
+    checked = {}
+    for option, value in options.items():
+        if option not in known and (not open_ended or option == "dtype"):
+            raise ConfigError(f"The {what} has no option {option!r}; {nearest(option, [*known, *elsewhere])}")
+        try:
+            checked[option] = TypeAdapter(hints[option]).validate_python(value) if option in hints else value
+        except ValidationError as error:
+            why = error.errors()[0]["msg"]
+            raise ConfigError(f"The {what} cannot take {option} = {value!r}: {why[0].lower()}{why[1:]}.") from None
+        if hints.get(option) in (int, float) and isinstance(value, bool):
+            raise ConfigError(f"The {what} cannot take {option} = {value!r}: it is a number.")
+    return checked

@@ -34,6 +34,7 @@ class Watch:
         ended: how many trials ended with each status.
         started: keys of trials that have begun.
         idle_s: seconds until the first of them did.
+        earlier: number of the last commit of each trial that an earlier run left unfinished; it does not count.
     """
 
     store: Store
@@ -42,6 +43,14 @@ class Watch:
     ended: dict[str, int] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
     idle_s: float = 0.0
+    earlier: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_now(cls, store: Store, trials: Sequence[Trial]) -> Watch:
+        """A watch that does not count what was there before."""
+        there = set(store.names(schema.TRIALS_DIR))
+        commits = {t.key: last_commit(store, t.key) for t in trials if t.key in there}
+        return cls(store=store, trials=trials, earlier={k: c["number"] if c else 0 for k, c in commits.items()})
 
     @property
     def waiting(self) -> list[Trial]:
@@ -50,10 +59,12 @@ class Watch:
 
     def look(self) -> None:
         """Read what was committed since the last look."""
-        self.started = set(self.store.names(schema.TRIALS_DIR))
-        for key in [t.key for t in self.waiting if t.key in self.started]:
+        there = set(self.store.names(schema.TRIALS_DIR))
+        self.started |= there - self.earlier.keys()
+        for key in [t.key for t in self.waiting if t.key in there]:
             commit = last_commit(self.store, key)
-            if commit and commit["status"] != "running":
+            if commit and commit["number"] > self.earlier.get(key, 0):
+                self.started.add(key)
                 self.ended[commit["status"]] = self.ended.get(commit["status"], 0) + 1
                 self.samples[key] = commit["samples"]
 

@@ -7,6 +7,7 @@ commit binds the segments written so far by their sha256, and only then do their
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from scaleexp import schema
 from scaleexp.engines.base import NoiseMeasurement
+from scaleexp.errors import StorageError
 from scaleexp.storage import Store
 
 _ROWS_PER_SEGMENT = 100_000  # about 4 MB compressed: bounds a writer's memory and a segment's size
@@ -34,7 +36,8 @@ def last_commit(store: Store, key: str) -> schema.Commit | None:
     """The newest commit of a trial; None when it has none."""
     directory = f"{schema.TRIALS_DIR}/{key}/{schema.COMMITS_DIR}"
     names = store.names(directory)
-    commit: schema.Commit | None = store.read_json(f"{directory}/{names[-1]}") if names else None
+    newest = max(names, key=lambda name: int(name.removesuffix(".json")), default=None)
+    commit: schema.Commit | None = store.read_json(f"{directory}/{newest}") if newest else None
     return commit
 
 
@@ -129,7 +132,16 @@ class TrialLog:
             "elapsed_s": time.monotonic() - self._begin,
             "committed_utc": utc_now(),
         }
-        self._store.write_json(f"{self._directory}/{schema.COMMITS_DIR}/{self._number:04d}.json", commit)
+        content = (json.dumps(commit, indent=1) + "\n").encode()
+        self._write(f"{schema.COMMITS_DIR}/{self._number:04d}.json", content)
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            self._store.write(f"{self._directory}/{name}", content)
+        except FileExistsError as error:
+            raise StorageError(
+                f"another run is writing trial {self.key} in {self._store.root}: wait for it, or give another --storage"
+            ) from error
 
     def _flush_when_large(self, table: schema.Table) -> None:
         if len(self._rows[table]) >= _ROWS_PER_SEGMENT:
@@ -142,7 +154,7 @@ class TrialLog:
             return
         content = encode(table, rows, self._identity | (self._split if table == "steps" else {}))
         file = f"{schema.SEGMENTS_DIR}/a{self._attempt:03d}-{len(self._segments) + 1:04d}-{table}.parquet"
-        self._store.write(f"{self._directory}/{file}", content)
+        self._write(file, content)
         digest = hashlib.sha256(content).hexdigest()
         self._segments.append({"file": file, "table": table, "sha256": digest, "rows": len(rows)})
         rows.clear()

@@ -15,7 +15,7 @@ virtual ones). Everything is counted in samples. Columns are only ever added, an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 
@@ -85,7 +85,7 @@ STEPS: tuple[Column, ...] = (
     _exact("grad_sq_big", pa.float64(), "", "squared norm of the global-batch gradient", nullable=True),
     _exact("shard_size", pa.int64(), "samples", "samples b per shard where the norms were measured", nullable=True),
     _exact("shards", pa.int32(), "shards", "shards n where the norms were measured: n b = batch_size", nullable=True),
-    _exact("attempt", pa.int32(), "", "how many times this trial had been started before"),
+    _measured("attempt", pa.int32(), "", "how many times this trial had been started before"),
     _measured("step_s", pa.float64(), "seconds", "wall time of the step, shared equally by the trials of a pack"),
     _measured("compute_s", pa.float64(), "seconds", "forward, backward and update, overlapped communication included"),
     _measured("sync_s", pa.float64(), "seconds", "exposed gradient synchronisation; 0 without real workers"),
@@ -98,7 +98,7 @@ EVALS: tuple[Column, ...] = (
     _exact("samples", pa.int64(), "samples", "samples eaten when evaluated"),
     _exact("metric", pa.string(), "", "name of the metric"),
     _exact("value", pa.float64(), "", "its value on the held-out data"),
-    _exact("attempt", pa.int32(), "", "how many times this trial had been started before"),
+    _measured("attempt", pa.int32(), "", "how many times this trial had been started before"),
     _measured("eval_s", pa.float64(), "seconds", "wall time of the evaluation, shared equally by the trials of a pack"),
 )
 
@@ -179,7 +179,7 @@ class TrialFacts(TypedDict):
     data_sha256: str
     limit_samples: int
     versions: dict[str, str]
-    git_sha: str | None
+    git_sha: str | None  # of the working tree that the command was given in
     hardware: dict[str, Any]
     created_utc: str
 
@@ -227,7 +227,6 @@ class PlanFile(TypedDict):
     unit: str
     trials: list[PlannedTrial]
     rules: list[RuleLabel]
-    note: NotRequired[str]
 
 
 def trial_key(trial_id: str, realisation: str) -> str:

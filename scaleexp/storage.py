@@ -11,6 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
@@ -36,7 +37,12 @@ class Store:
                 f"storage {text!r} is on {scheme}://, which this version cannot write safely: "
                 "give a local or shared path"
             )
-        self.root = Path(urlparse(text).path if scheme == "file" else text).expanduser().absolute()
+        try:
+            self.root = Path(urlparse(text).path if scheme == "file" else text).expanduser().absolute()
+        except RuntimeError as error:
+            raise StorageError(f"storage {text!r} names no directory: {error}") from error
+        if self.root.exists() and not self.root.is_dir():
+            raise StorageError(f"storage {self.root} is a file: give a directory")
 
     def path(self, name: str) -> Path:
         """Absolute path of a file of the study; `name` is relative, with forward slashes.
@@ -73,7 +79,8 @@ class Store:
                 f"could not write {final}: {error.strerror or error}: check space and permissions"
             ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what went wrong is told above
+                temporary.unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """`write`, of JSON; NaN and infinities are refused by the serialiser."""

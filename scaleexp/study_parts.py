@@ -164,11 +164,11 @@ class Limits(Part):
     samples: Positive
     """Samples per trial: it ends at the last step boundary that does not pass them."""
     wall_s: PositiveReal | None = None
-    """Wall time of the whole study [seconds]."""
+    """Wall time of one run of the command [seconds]; the same command goes on with what it stopped."""
     gpu_hours: PositiveReal | None = None
-    """GPU time of the whole study [hours]."""
+    """GPU time of one run of the command [hours], all GPUs of the cluster counted."""
     usd: PositiveReal | None = None
-    """Cost of the whole study [US dollars]; needs a price."""
+    """Cost of one run of the command [US dollars], all workers of the cluster counted; needs a price."""
 
 
 class Evaluation(Part):

@@ -6,19 +6,39 @@ from scaleexp.workloads.quadratic import Quadratic
 
 
 class Broken(Quadratic):
-    """Raises as soon as it is trained."""
+    """Raises after a few samples."""
 
-    def loss(self, forward, batch, gather):
-        raise RuntimeError("the data went missing")
+    def batch(self, data_seed, start, stop):
+        if stop > 100:
+            raise RuntimeError("the data went missing")
+        return super().batch(data_seed, start, stop)
 
 
 class Dying(Quadratic):
-    """Kills its process as soon as it is trained."""
+    """Kills its process after a few samples."""
 
-    def loss(self, forward, batch, gather):
+    def batch(self, data_seed, start, stop):
         import os
 
-        os._exit(9)
+        if stop > 100:
+            os._exit(9)
+        return super().batch(data_seed, start, stop)
+
+
+class Forgetful(Quadratic):
+    """Asks for a sample that its data do not have."""
+
+    def batch(self, data_seed, start, stop):
+        raise KeyError("pixels")
+
+
+class Dropping(Quadratic):
+    """Draws at random where no layer shows it."""
+
+    def loss(self, forward, batch, gather):
+        import torch.nn.functional as F
+
+        return super().loss(forward, (F.dropout(batch[0]),), gather)
 
 
 class NoMetrics:
@@ -32,3 +52,22 @@ def with_batch_norm(hidden, *, shape, classes):
     from torch import nn
 
     return nn.Sequential(nn.Linear(*shape, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
+
+
+def with_frozen_and_random_features(hidden, *, shape, classes):
+    """Random features in a buffer, a frozen layer, a trained one."""
+    import torch
+    from torch import nn
+
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weights", torch.randn(shape[0], 12) / shape[0] ** 0.5)
+            self.frozen = nn.Linear(12, 12)
+            self.frozen.requires_grad_(False)
+            self.trained = nn.Linear(12, classes)
+
+        def forward(self, x):
+            return self.trained(torch.tanh(self.frozen(x.to(self.weights.dtype) @ self.weights)))
+
+    return Features()

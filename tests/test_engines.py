@@ -81,11 +81,15 @@ def rate(name):
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-@pytest.mark.parametrize("measure_every", [1, 1000])
-def test_virtual_workers_are_one_worker(name, model, measure_every):
-    """Every step through shards (8 virtual workers), or none but the first."""
-    engine = PackedEngine(make(model=model), seeds=[1], batch_size=B, optimizer=spec(name), noise_shards=8)
+@pytest.mark.parametrize(("workers", "measure_every"), [(1, 1), (2, 1), (3, 1), (16, 1), (2, 1000)])
+def test_virtual_workers_are_one_worker(name, model, workers, measure_every):
+    """Every step by the shards that the workers hold, or none but the first."""
+    engine = PackedEngine(
+        make(model=model), seeds=[1], batch_size=B, workers=workers, optimizer=spec(name), noise_shards=8
+    )
     found = run(engine, rate(name), measure_every=measure_every)
+    shards = set(found["noise"][:, 2])
+    assert shards == {{1: 8, 2: 8, 3: 6, 16: 8}[workers]}
     reference = one_worker(name, model)
     assert reference["loss"][-1] < 0.5 * reference["loss"][0]
     assert_same(found, reference)
@@ -168,6 +172,24 @@ def test_a_trial_is_bit_identical_in_every_pack():
     assert losses([3, 7, 7], [0.01, 0.05, 0.2]) == alone
     for leave in ([1], [1, 2], [0, 1, 3]):
         assert losses([3, 7, 9, 9], [0.01, 0.05, 0.2, 0.4], leave_at=11, leave=leave) == alone
+
+
+def test_frozen_parameters_stay_and_every_seed_keeps_its_own_buffers():
+    workload = Classifier(model="tests.plugin_workloads:with_frozen_and_random_features")
+    together = PackedEngine(workload, seeds=[1, 2], batch_size=16, optimizer=SGD, noise_shards=8)
+    alone = PackedEngine(workload, seeds=[2], batch_size=16, optimizer=SGD, noise_shards=8)
+    assert together.n_parameters == 12 * 10 + 10
+    net = workload.model(derived_seed(2, "init"))
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1, 0.9, weight_decay=1e-4)
+    for i in range(10):
+        x, y = workload.batch(derived_seed(2, "data"), i * 16, (i + 1) * 16)
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found = together.step(i * 16, np.array([0.1, 0.1]), measure=False).loss[1]
+        assert found == alone.step(i * 16, np.array([0.1]), measure=False).loss[0]
+        np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
 
 
 def test_a_diverging_trial_does_not_touch_its_neighbours():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,8 @@ from analysis.study import analyse
 from scaleexp.config import load_study
 from scaleexp.errors import ConfigError, InfeasibleError, TrialsFailedError
 from scaleexp.launch.cluster import Resources, check_feasible
-from scaleexp.launch.runner import open_study, prepare, run_study
+from scaleexp.launch.runner import _time_allowed, open_study, prepare, run_study
+from scaleexp.plan import make_plan
 from scaleexp.schema import deterministic_columns
 
 SMALL = [
@@ -88,7 +91,7 @@ def test_another_study_in_the_same_directory_is_refused(tmp_path):
 @pytest.mark.ray
 def test_real_workers_that_never_fit_are_refused_before_any_starts(tmp_path):
     prepared = prepare(load_study("quickstart", ["engine=ddp", "workers=[64]", "realisations=[]"]))
-    with pytest.raises(InfeasibleError, match="64 real workers need 64 CPUs, and Ray has"):
+    with pytest.raises(InfeasibleError, match="the study asks for 64 real workers, which need 64 CPUs, and Ray has"):
         run_study(prepared, tmp_path / "study")
     assert not (tmp_path / "study" / "trials").exists()
 
@@ -96,8 +99,36 @@ def test_real_workers_that_never_fit_are_refused_before_any_starts(tmp_path):
 def test_gpus_count_where_there_are_any():
     trials = prepare(load_study("quickstart", ["engine=ddp", "workers=[4]", "base.batch_size=16", "realisations=[]"]))
     check_feasible(trials.plan.trials, Resources(cpus=1, gpus=4))
-    with pytest.raises(InfeasibleError, match="4 GPUs, and Ray has 2"):
+    with pytest.raises(InfeasibleError, match="4 GPUs, and Ray has 2: set engine to packed"):
         check_feasible(trials.plan.trials, Resources(cpus=64, gpus=2))
+
+
+def test_a_second_realisation_that_never_fits_can_be_left_out():
+    trials = prepare(load_study("quickstart")).plan.trials
+    with pytest.raises(InfeasibleError, match=r"Ray has 1: leave it out with --set realisations=\[\]"):
+        check_feasible(trials, Resources(cpus=1, gpus=0))
+
+
+def test_limits_of_a_run_may_change_but_its_data_may_not(tmp_path):
+    open_study(prepare(load_study("quadratic", ["limits.wall_s=5"])), tmp_path)
+    open_study(prepare(load_study("quadratic", ["limits.wall_s=50"])), tmp_path)
+    prepared = prepare(load_study("quadratic"))
+    changed = replace(prepared, plan=make_plan(prepared.study, "0" * 64))
+    with pytest.raises(ConfigError, match="planned from other data"):
+        open_study(changed, tmp_path)
+
+
+def test_gpu_hours_without_a_gpu_are_refused():
+    study = load_study("quadratic", ["limits.gpu_hours=1"])
+    with pytest.raises(ConfigError, match=r"Ray has no GPU: set limits\.wall_s"):
+        _time_allowed(study, Resources(cpus=2, gpus=0))
+    assert _time_allowed(study, Resources(cpus=2, gpus=4)) == (900.0, "limits.gpu_hours = 1")
+
+
+def test_the_first_limit_to_be_met_stops_a_run():
+    study = load_study("quadratic", ["limits.wall_s=100", "limits.usd=2", "price_usd_per_worker_hour=60"])
+    assert _time_allowed(study, Resources(cpus=2, gpus=0)) == (60.0, "limits.usd = 2")
+    assert _time_allowed(study, Resources(cpus=1, gpus=0)) == (100.0, "limits.wall_s = 100")
 
 
 def fails_with(study_class, root):

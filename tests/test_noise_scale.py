@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.noise import estimates
 from scaleexp.engines.packed import PackedEngine
-from scaleexp.noise_scale import estimates, shard_count, squared_norms
+from scaleexp.noise_scale import shard_count, squared_norms
 from scaleexp.sampling import derived_seed
 from scaleexp.workloads.classifier import Classifier
 from scaleexp.workloads.quadratic import Quadratic
@@ -18,7 +19,7 @@ def test_estimates_are_unbiased_for_gaussian_gradients():
     shards = g + rng.normal(size=(40_000, n, 3)) * deviations / np.sqrt(b)
     small = (shards**2).sum(-1).mean(-1)
     big = (shards.mean(1) ** 2).sum(-1)
-    pairs = np.array([estimates(s, m, shard_size=b, batch_size=n * b) for s, m in zip(small, big, strict=True)])
+    pairs = np.array([estimates(s, m, b, n * b) for s, m in zip(small, big, strict=True)])
     for found, truth in zip(pairs.T, ((g**2).sum(), (deviations**2).sum()), strict=True):
         assert abs(found.mean() - truth) < 3 * found.std() / np.sqrt(len(found))
 
@@ -28,13 +29,20 @@ def test_squared_norms_add_over_parameters():
     assert squared_norms(grads).tolist() == [29.0, 5.0]
 
 
-@pytest.mark.parametrize(("batch_size", "at_most", "processes"), [(4, 8, 1), (60, 8, 3), (1024, 8, 2), (7, 8, 1)])
-def test_shards_divide_the_batch_and_the_processes_evenly(batch_size, at_most, processes):
-    n = shard_count(batch_size, at_most=at_most, processes=processes)
+@pytest.mark.parametrize(("batch_size", "workers"), [(4, 1), (60, 3), (1024, 2), (7, 1), (24, 3), (1024, 16), (96, 12)])
+@pytest.mark.parametrize("real", [False, True])
+def test_shards_are_whole_workers_or_whole_parts_of_one(batch_size, workers, real):
+    n = shard_count(batch_size, at_most=8, workers=workers, real=real)
     assert n is not None
-    assert batch_size % n == 0
-    assert n % processes == 0
     assert n >= 2
+    assert batch_size % n == 0
+    assert n % workers == 0 or (not real and workers % n == 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 6, 8])
+def test_real_and_virtual_workers_are_cut_into_the_same_shards(workers):
+    virtual, real = (shard_count(24 * workers, at_most=8, workers=workers, real=r) for r in (False, True))
+    assert virtual == real
 
 
 def _per_example_gradients(workload, params, batch):
@@ -70,8 +78,6 @@ def test_the_quadratic_at_its_start_has_its_closed_form_noise_scale():
     engine = PackedEngine(workload, seeds=list(range(400)), batch_size=16, optimizer={"name": "sgd"}, noise_shards=8)
     noise = engine.step(0, np.zeros(400), measure=True).noise
     assert noise is not None
-    pairs = np.array(
-        [estimates(s, m, shard_size=2, batch_size=16) for s, m in zip(noise.small, noise.big, strict=True)]
-    )
+    pairs = np.array([estimates(s, m, 2, 16) for s, m in zip(noise.small, noise.big, strict=True)])
     for found, truth in zip(pairs.T, ((h**2).sum(), 3.0 * h.sum()), strict=True):
         assert abs(found.mean() - truth) < 3 * found.std() / np.sqrt(len(found))

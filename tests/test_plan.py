@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from scaleexp.config import load_study
 from scaleexp.errors import ConfigError
+from scaleexp.facts import usable_cores
 from scaleexp.packing import cost, makespan
 from scaleexp.plan import (
     content_hash,
@@ -365,7 +366,7 @@ def test_the_rows_add_up():
     assert document["samples_at_most"] == sum(t.limit_steps * t.batch_size for t in plan.trials)
     assert document["samples_at_most"] <= len(plan.trials) * study.limits.samples
     assert document["seconds_at_most"] == 540.0
-    assert document["usd_at_most"] == pytest.approx(2 * 540 / 3600)
+    assert document["usd_at_most"] == pytest.approx(2 * usable_cores() * 540 / 3600)
 
 
 def test_an_unknown_part_leaves_the_total_unknown():

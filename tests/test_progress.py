@@ -25,8 +25,10 @@ def begin(root: Path, trial) -> None:
 
 
 def end(root: Path, trial, samples: int, status: str = "reached") -> None:
-    commit = {"status": status, "samples": samples}
-    (root / "trials" / trial.key / "commits" / "0001.json").write_text(json.dumps(commit))
+    commits = root / "trials" / trial.key / "commits"
+    number = len(list(commits.iterdir())) + 1
+    commit = {"number": number, "status": status, "samples": samples}
+    (commits / f"{number:04d}.json").write_text(json.dumps(commit))
 
 
 def test_nothing_done_gives_no_eta(tmp_path, trials):
@@ -71,3 +73,15 @@ def test_progress_without_a_terminal_is_plain_lines(tmp_path, trials):
     assert stream.getvalue().startswith("4/4 trials done, 0 running")
     assert "\x1b" not in stream.getvalue()
     assert watch.ended == {"limit": 4}
+
+
+def test_what_an_earlier_run_left_unfinished_is_not_done(tmp_path, trials):
+    for trial in trials:
+        begin(tmp_path, trial)
+        end(tmp_path, trial, 100, "stopped")
+    watch = Watch.from_now(Store(tmp_path), trials)
+    watch.look()
+    assert watch.line(1.0).startswith("0/4 trials done, 0 running")
+    end(tmp_path, trials[0], 1000, "limit")
+    watch.look()
+    assert watch.line(1.0).startswith("1/4 trials done, 0 running")

@@ -1,12 +1,13 @@
 """One trial on real workers: one process each, torch DistributedDataParallel over the live process group.
 
 Rank r takes the r-th contiguous slice of every global batch. A step that measures noise visits its shards one by one
-with plain autograd, adds up their gradients and reduces once: the same shards, in the same order, as virtual workers.
+with plain autograd, adds up their gradients and reduces once, in the order in which virtual workers would.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,7 +70,7 @@ class DdpEngine:
         self._params = [p for p in model.parameters() if p.requires_grad]
         self._stacked = [p.detach().unsqueeze(0) for p in self._params]  # views: updating them updates the model
         self._optimizer = make_optimizer(optimizer, self._stacked)
-        self._shards = shard_count(batch_size, at_most=noise_shards, processes=self._processes)
+        self._shards = shard_count(batch_size, at_most=noise_shards, workers=self._processes, real=True)
         self._last_gradient = 0.0
         self._last_event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
         for p in self._params:
@@ -154,7 +155,7 @@ class DdpEngine:
             part_loss.backward()
             loss = loss + part_loss.detach()
         exposed_s = self._exposed_s()
-        return [p.grad for p in self._params if p.grad is not None], loss, exposed_s
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._params], loss, exposed_s
 
     def _shard_gradients(self, batch: Batch, own_shards: int) -> tuple[list[Tensor], Tensor, Tensor, float]:
         """The same mean gradient from this process's shards; own mean loss and mean squared shard norm; seconds."""
@@ -164,11 +165,10 @@ class DdpEngine:
         small = torch.zeros((), dtype=torch.float64, device=self._device)
         for s in range(own_shards):
             shard = tuple(part[s * size : (s + 1) * size] for part in batch)
-            shard_loss = self._forward_loss(self._ddp.module, shard)
-            grads = torch.autograd.grad(shard_loss, self._params)
+            shard_loss, grads = self._accumulated(shard)
             small += squared_norms([g.unsqueeze(0) for g in grads])[0]
             total = [t.add_(g) for t, g in zip(total, grads, strict=True)] if total else list(grads)
-            loss = loss + shard_loss.detach()
+            loss = loss + shard_loss
         reducing = self._now()
         flat = torch.cat([t.reshape(-1) for t in total])
         dist.all_reduce(flat)
@@ -177,6 +177,21 @@ class DdpEngine:
         pieces = torch.split(flat, [t.numel() for t in total])
         mean = [piece.view_as(t) for piece, t in zip(pieces, total, strict=True)]
         return mean, loss / own_shards, small / own_shards, sync_s
+
+    def _accumulated(self, shard: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Mean loss and gradient of one shard, no more than a micro-batch at a time."""
+        size = len(shard[0])
+        piece = math.gcd(size, self._micro)
+        share = piece / size
+        loss = torch.zeros((), device=self._device)
+        total: list[Tensor] = []
+        for start in range(0, size, piece):
+            part = tuple(t[start : start + piece] for t in shard)
+            part_loss = self._forward_loss(self._ddp.module, part) * share
+            grads = torch.autograd.grad(part_loss, self._params, allow_unused=True, materialize_grads=True)
+            total = [t.add_(g) for t, g in zip(total, grads, strict=True)] if total else list(grads)
+            loss = loss + part_loss.detach()
+        return loss, total
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, FloatArray]:

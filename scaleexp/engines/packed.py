@@ -35,6 +35,7 @@ class PackedEngine:
         workload: data, model and loss.
         seeds: seed of each trial, shape (K,).
         batch_size: B [samples], the same for all.
+        workers: W virtual workers; each holds a contiguous B / W of every batch.
         optimizer: `{"name": ..., ...}`.
         noise_shards: most shards a measured batch is cut into.
         threads: torch threads of this process.
@@ -51,6 +52,7 @@ class PackedEngine:
         *,
         seeds: Sequence[int],
         batch_size: int,
+        workers: int = 1,
         optimizer: Mapping[str, Any],
         noise_shards: int,
         threads: int = 1,
@@ -65,15 +67,16 @@ class PackedEngine:
         self._size = len(seeds)
         models = {s: workload.model(derived_seed(s, "init")) for s in set(seeds)}
         self._template = next(iter(models.values()))
-        self._params: Params = {
-            name: torch.stack([models[s].get_parameter(name).detach() for s in self._seeds])
-            for name, _ in self._template.named_parameters()
-        }
+        trained = {name for name, p in self._template.named_parameters() if p.requires_grad}
+        states = {s: {**dict(m.named_parameters()), **dict(m.named_buffers())} for s, m in models.items()}
+        stacked = {k: torch.stack([states[s][k].detach() for s in self._seeds]) for k in states[self._seeds[0]]}
+        self._params: Params = {k: v for k, v in stacked.items() if k in trained}
+        self._fixed: Params = {k: v for k, v in stacked.items() if k not in trained}
         self.n_parameters = sum(p[0].numel() for p in self._params.values())
         self._optimizer = make_optimizer(optimizer, list(self._params.values()))
-        self._shards = shard_count(batch_size, at_most=noise_shards)
+        self._shards = shard_count(batch_size, at_most=noise_shards, workers=workers)
         self._grad = vmap(grad_and_value(self._loss))
-        self._metrics = vmap(self._metric_sums, in_dims=(0, None))
+        self._metrics = vmap(self._metric_sums, in_dims=(0, 0, None))
         self.realisation: dict[str, Any] = {
             "engine": "packed",
             "kernel": "vmap",
@@ -88,19 +91,19 @@ class PackedEngine:
     def _padded(rows: list[int]) -> list[int]:
         return rows if len(rows) > 1 else rows * 2
 
-    def _forward(self, params: Params) -> Forward:
-        """The model as a function of its inputs, at these parameters of one trial."""
+    def _forward(self, params: Params, fixed: Params) -> Forward:
+        """The model as a function of its inputs, at the parameters, frozen ones and buffers of one trial."""
 
         def forward(*args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401  # whatever the model takes
-            return cast("Tensor", functional_call(self._template, params, args, kwargs))
+            return cast("Tensor", functional_call(self._template, {**params, **fixed}, args, kwargs))
 
         return forward
 
-    def _loss(self, params: Params, batch: Batch) -> Tensor:
-        return self._workload.loss(self._forward(params), batch, _alone)
+    def _loss(self, params: Params, fixed: Params, batch: Batch) -> Tensor:
+        return self._workload.loss(self._forward(params, fixed), batch, _alone)
 
-    def _metric_sums(self, params: Params, batch: Batch) -> dict[str, Tensor]:
-        return self._workload.metric_sums(self._forward(params), batch)
+    def _metric_sums(self, params: Params, fixed: Params, batch: Batch) -> dict[str, Tensor]:
+        return self._workload.metric_sums(self._forward(params, fixed), batch)
 
     def _batch(self, start: int, stop: int) -> Batch:
         """Samples of every trial, each tensor (K, B, ...); trials of one seed see the same."""
@@ -116,7 +119,7 @@ class PackedEngine:
         if measure and self._shards:
             grads, loss, noise = self._measured(batch, self._shards)
         else:
-            grads, loss = self._grad(self._params, batch)
+            grads, loss = self._grad(self._params, self._fixed, batch)
         rates = torch.from_numpy(lr) if len(lr) > 1 else torch.from_numpy(lr).expand(2)
         self._optimizer.update(list(self._params.values()), list(grads.values()), rates)
         end = time.perf_counter()
@@ -135,7 +138,7 @@ class PackedEngine:
         loss = small = torch.zeros(len(self._seeds), dtype=torch.float64)
         for s in range(shards):
             shard = tuple(part[:, s * size : (s + 1) * size] for part in batch)
-            grads, value = self._grad(self._params, shard)
+            grads, value = self._grad(self._params, self._fixed, shard)
             small = small + squared_norms(list(grads.values()))
             loss = loss + value.double()
             total = {k: total[k].add_(g) for k, g in grads.items()} if total else grads
@@ -151,7 +154,7 @@ class PackedEngine:
     @torch.no_grad()
     def evaluate(self) -> dict[str, FloatArray]:
         """Every metric of every trial on the held-out set."""
-        sums = self._metrics(self._params, self._workload.eval_batch(0, self._workload.n_eval))
+        sums = self._metrics(self._params, self._fixed, self._workload.eval_batch(0, self._workload.n_eval))
         return {name: (sums[name][: self._size] / self._workload.n_eval).numpy() for name in self._workload.metrics}
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -160,6 +163,7 @@ class PackedEngine:
         self._size = len(rows)
         self._seeds = [self._seeds[r] for r in padded.tolist()]
         self._params = {k: p[padded].clone() for k, p in self._params.items()}
+        self._fixed = {k: p[padded].clone() for k, p in self._fixed.items()}
         self._optimizer.keep(padded)
 
 

@@ -46,13 +46,18 @@ def check_feasible(trials: Sequence[Trial], resources: Resources) -> None:
     Raises:
         InfeasibleError: with what is needed, what there is and what to do.
     """
-    most = max((t.processes for t in trials if t.engine == "ddp"), default=0)
     slots, kind = (resources.gpus, "GPUs") if resources.gpus else (resources.cpus, "CPUs")
-    if most > slots:
+    real = [t for t in trials if t.engine == "ddp"]
+    largest = max(real, key=lambda t: t.processes, default=None)
+    if largest and largest.processes > slots:
+        remedy = "leave it out with --set realisations=[]" if largest.realisation else "set engine to packed"
+        what = f"the second realisation {largest.realisation} asks for" if largest.realisation else "the study asks for"
         raise InfeasibleError(
-            f"{most} real workers need {most} {kind}, and Ray has {slots}: "
-            "set engine to packed (virtual workers), use fewer workers, or join a larger cluster with RAY_ADDRESS."
+            f"{what} {largest.processes} real workers, which need {largest.processes} {kind}, and Ray has {slots}: "
+            f"{remedy}, use fewer workers, or join a larger cluster with RAY_ADDRESS."
         )
+    if len(real) < len(trials) and resources.cpus < 1:
+        raise InfeasibleError("virtual workers need a CPU, and Ray has none: join a cluster with CPUs by RAY_ADDRESS.")
 
 
 @contextmanager
@@ -68,7 +73,7 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
 
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InfeasibleError(
             f"Ray could not be reached or started ({first_line}): check RAY_ADDRESS, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleexp import facts, schema
 from scaleexp.config import Study, check_against_data
-from scaleexp.errors import ConfigError, TrialsFailedError
+from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, unfinished, workload_of
 from scaleexp.plan import directed_targets, make_plan
 from scaleexp.progress import Watch, shown
@@ -20,6 +21,10 @@ from scaleexp.trial import Plan
 if TYPE_CHECKING:
     from scaleexp.launch.cluster import Resources
     from scaleexp.trial import Trial
+
+
+_OF_ONE_RUN = frozenset({"limits.wall_s", "limits.gpu_hours", "limits.usd", "price_usd_per_worker_hour", "hardware"})
+"""Fields that bound one run of the command and change nothing that is trained: they may differ from run to run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,15 +84,20 @@ def open_study(prepared: Prepared, root: str | Path) -> Store:
     try:
         store.write_json(schema.STUDY_FILE, dumped)
     except FileExistsError:
-        differing = _differences(store.read_json(schema.STUDY_FILE), dumped)
+        differing = [d for d in _differences(store.read_json(schema.STUDY_FILE), dumped) if d not in _OF_ONE_RUN]
         if differing:
             raise ConfigError(
                 f"{store.root} holds a study that differs in {', '.join(differing)}: give another --storage, "
                 "or the study that it holds."
             ) from None
     plan_file = prepared.plan.to_file(list(prepared.targets), unit=prepared.unit)
-    if not store.names(schema.PLAN_DIR):
+    plans = store.names(schema.PLAN_DIR)
+    if not plans:
         store.write_json(f"{schema.PLAN_DIR}/0001.json", plan_file)
+    elif _differences(store.read_json(f"{schema.PLAN_DIR}/{plans[-1]}"), json.loads(json.dumps(plan_file))):
+        raise ConfigError(
+            f"{store.root} was planned from other data or other rules of the same name: give another --storage."
+        )
     return store
 
 
@@ -97,6 +107,7 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
     Raises:
         ConfigError: the directory holds another study.
         InfeasibleError: its real workers can never be placed.
+        StorageError: what was trained could not be written.
         TrialsFailedError: some trials failed; the others are committed.
     """
     from scaleexp.launch.cluster import ray_cluster
@@ -109,10 +120,13 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
     if waiting:
         with ray_cluster(waiting) as resources:
             assignment = _assignment(prepared, store, resources)
-            with shown(Watch(store=store, trials=waiting)):
+            with shown(Watch.from_now(store, waiting)):
                 failures = run_phases(assignment, waiting, resources)
     outcome = Outcome(root=store.root, ended=statuses(store, prepared.plan.trials), seconds=time.monotonic() - begin)
     count = sum(outcome.ended.get(s, 0) for s in ("failed", "waiting"))
+    unwritten = next((f for f in failures if f.storage), None)
+    if unwritten:
+        raise StorageError(unwritten.cause)
     if failures and count:  # a process that died after its last commit lost nothing
         raise TrialsFailedError(
             f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {failures[0].cause!r} "
@@ -147,7 +161,9 @@ def _time_allowed(study: Study, resources: Resources) -> tuple[float | None, str
     bounds: list[tuple[float, str]] = []
     if limits.wall_s is not None:
         bounds.append((limits.wall_s, f"limits.wall_s = {limits.wall_s:g}"))
-    if limits.gpu_hours is not None and resources.gpus:
+    if limits.gpu_hours is not None and not resources.gpus:
+        raise ConfigError("limits.gpu_hours is set and Ray has no GPU: set limits.wall_s instead.")
+    if limits.gpu_hours is not None:
         bounds.append((limits.gpu_hours * 3600.0 / resources.gpus, f"limits.gpu_hours = {limits.gpu_hours:g}"))
     if limits.usd is not None and study.price_usd_per_worker_hour:
         rate = study.price_usd_per_worker_hour * (resources.gpus or resources.cpus) / 3600.0

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleexp.errors import StorageError
 from scaleexp.execute import Assignment, run_packed
 from scaleexp.launch.train import run_worker_group
 from scaleexp.packing import packs
@@ -34,10 +35,12 @@ class PackFailure:
     Attributes:
         trials: keys of its trials; those that had finished are still good.
         cause: one line.
+        storage: whether it was the study's storage that failed.
     """
 
     trials: tuple[str, ...]
     cause: str
+    storage: bool = False
 
 
 def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resources) -> list[PackFailure]:
@@ -80,7 +83,7 @@ def _fit(
             else:
                 run_packed(assignment, pack, threads=1)
         except Exception as error:  # noqa: BLE001  # whatever a user's workload raises; told, and exit code 3
-            return {"cause": f"{type(error).__name__}: {error}"}
+            return {"cause": f"{type(error).__name__}: {error}", "storage": isinstance(error, StorageError)}
         return {"cause": ""}
 
     bundle = _HEAD if real else {"CPU": 1.0}
@@ -100,5 +103,7 @@ def _fit(
         cause = str(result.error) if result.error else str((result.metrics or {}).get("cause", ""))
         if cause:
             pack = chosen[(result.config or {})["pack"]]
-            failures.append(PackFailure(trials=tuple(t.key for t in pack), cause=cause.strip().splitlines()[-1]))
+            storage = bool((result.metrics or {}).get("storage", False))
+            last_line = cause.strip().splitlines()[-1]
+            failures.append(PackFailure(trials=tuple(t.key for t in pack), cause=last_line, storage=storage))
     return failures

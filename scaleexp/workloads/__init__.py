@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import ConfigError
-from scaleexp.plugins import check_options, resolve
+from scaleexp.plugins import checked_options, resolve
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from scaleexp.workloads.base import Workload
 
 BUILT_IN: Mapping[str, str] = {
@@ -32,8 +34,7 @@ def make_workload(name: str, options: Mapping[str, Any], *, dtype: str = "float3
     import torch
 
     factory = _factory(name)
-    check_options(f"workload {name!r}", factory, options)
-    workload = factory(**options, dtype=getattr(torch, dtype))
+    workload = factory(**checked_options(f"workload {name!r}", factory, options), dtype=getattr(torch, dtype))
     _check_members(name, workload)
     _check_model(name, workload)
     return workload
@@ -53,14 +54,26 @@ def _check_model(name: str, workload: Workload) -> None:
     """Refuse models whose W virtual workers are not exactly one: layers with running statistics or random draws."""
     from torch import nn
 
+    model = workload.model(0)
     refused = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    found = sorted({type(m).__name__ for m in workload.model(0).modules() if isinstance(m, refused)})
-    if found or workload.couples_examples or workload.random:
+    found = sorted({type(m).__name__ for m in model.modules() if isinstance(m, refused)})
+    if found or workload.couples_examples or workload.random or _draws(name, workload, model):
         why = f"its model has {', '.join(found)}" if found else "it couples the examples of a batch or draws at random"
         raise ConfigError(
             f"The workload {name!r} cannot be run: {why}, and this version trains only losses that are means over "
             "independent examples: use layer or group norm, and weight decay in place of dropout."
         )
+
+
+def _draws(name: str, workload: Workload, model: Module) -> bool:
+    """Whether two passes over the same two samples differ."""
+    try:
+        batch = workload.batch(0, 0, 2)
+        losses = [workload.loss(model, batch, lambda rows: rows).item() for _ in range(2)]
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"The workload {name!r} fails on its first two samples: {told}.") from error
+    return losses[0] != losses[1]
 
 
 def _factory(name: str) -> Callable[..., Workload]:

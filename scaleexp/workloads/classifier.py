@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scaleexp.data import mnist5k
 from scaleexp.data.arrays import LabelledArrays
 from scaleexp.errors import ConfigError
-from scaleexp.plugins import check_options, resolve
+from scaleexp.plugins import checked_options, resolve
 from scaleexp.sampling import SampleOrder
 from scaleexp.workloads.base import Batch, Direction, Forward, Gather
 
@@ -77,8 +77,8 @@ class Classifier:
         if not isinstance(hidden, Sequence) or not all(isinstance(w, int) and w > 0 for w in hidden):
             raise ConfigError(f"workload.hidden is {hidden!r}: give a list of positive widths, such as [64]")
         load = resolve(data, DATA, kind="data set")
-        check_options(f"data set {data!r}", load, options)
-        arrays = load(**options)
+        own = ("data", "model", "hidden")
+        arrays = load(**checked_options(f"data set {data!r}", load, options, elsewhere=own))
         self._factory, self._hidden = resolve(model, MODELS, kind="model"), tuple(hidden)
         self._classes, self._dtype = arrays.classes, dtype
         self._x = torch.from_numpy(arrays.x_train).to(dtype)
