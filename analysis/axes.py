@@ -78,13 +78,14 @@ def batch_colours(n: int) -> list[ColorType]:
 
 
 def padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:
-    """Limits of a logarithmic axis: the range of the values, widened by a share of it and by 12 % at least.
+    """Limits of a logarithmic axis: the range of the values (> 0), widened by a share of it and by 12 % at least.
 
     >>> low, high = padded([10.0, 1000.0], share=0.5)
     >>> round(low, 6), round(high, 6)
     (1.0, 10000.0)
     """
     low, high = min(values), max(values)
+    assert low > 0, "a value that is not positive has no place on a logarithmic axis"
     factor = max((high / low) ** share, 1.12)
     return low / factor, high * factor
 

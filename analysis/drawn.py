@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf, isfinite, isnan, sqrt
 
@@ -10,7 +11,7 @@ import numpy as np
 from analysis.cbs import CurveFit
 from analysis.noise import NoiseScale
 from analysis.study import StudyAnalysis, constant_worker_batch
-from analysis.targets import outlier_runs
+from analysis.targets import Run, outlier_runs
 from scaleexp.laws import samples_to_target, steps_to_target
 
 Pairs = tuple[tuple[float, float], ...]
@@ -34,10 +35,14 @@ class FittedCurve:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepsToTarget:
-    """What the figure of steps against batch size shows; all pairs are (B [samples], steps).
+    """What the figure of steps against batch size shows; all pairs are (B [samples], steps), steps > 0.
+
+    A run that ended before its first evaluation after the start bounds nothing and has no place on a logarithmic axis;
+    `StudyAnalysis.left_out` counts such runs.
 
     Attributes:
         reached: runs at the best LR that reached the target, outliers apart.
+        others: runs at other LRs that reached it.
         outliers: those that the aggregate names and leaves out.
         censored: runs at the best LR that had not reached it when they ended: at least so many steps.
         diverged: runs at the best LR that diverged: no bound on anything.
@@ -48,6 +53,7 @@ class StepsToTarget:
     """
 
     reached: Pairs
+    others: Pairs
     outliers: Pairs
     censored: Pairs
     diverged: Pairs
@@ -60,12 +66,14 @@ class StepsToTarget:
 def steps_figure(study: StudyAnalysis) -> StepsToTarget:
     """Numbers of the figure of steps against batch size."""
     chosen = [r for p in study.points for r in p.runs]
+    at_best = {r.key for r in chosen}
     outliers = [r for p in study.points for r in outlier_runs(p)]
     return StepsToTarget(
-        reached=tuple((r.batch_size, r.steps) for r in chosen if r.reached and r not in outliers),
-        outliers=tuple((r.batch_size, r.steps) for r in outliers),
-        censored=tuple((r.batch_size, r.steps) for r in chosen if not r.reached and r.status != "diverged"),
-        diverged=tuple((r.batch_size, r.steps) for r in chosen if not r.reached and r.status == "diverged"),
+        reached=_pairs(r for r in chosen if r.reached and r not in outliers),
+        others=_pairs(r for r in study.runs if r.reached and r.key not in at_best),
+        outliers=_pairs(outliers),
+        censored=_pairs(r for r in chosen if not r.reached and r.status != "diverged"),
+        diverged=_pairs(r for r in chosen if not r.reached and r.status == "diverged"),
         never=_never_reached(study),
         aggregate=tuple((p.batch_size, p.steps) for p in study.points),
         worker_batch=constant_worker_batch(study),
@@ -73,12 +81,16 @@ def steps_figure(study: StudyAnalysis) -> StepsToTarget:
     )
 
 
+def _pairs(runs: Iterable[Run]) -> Pairs:
+    return tuple((r.batch_size, r.steps) for r in runs if r.steps > 0)
+
+
 def _never_reached(study: StudyAnalysis) -> Pairs:
-    """Longest run that did not diverge, for each batch size without a point."""
+    """Longest run that was evaluated after its start and did not diverge, for each batch size without a point."""
     pointed = {p.batch_size for p in study.points}
     longest: dict[int, float] = {}
     for r in study.runs:
-        if r.batch_size not in pointed and r.status != "diverged":
+        if r.batch_size not in pointed and r.status != "diverged" and r.steps > 0:
             longest[r.batch_size] = max(r.steps, longest.get(r.batch_size, 0.0))
     return tuple(sorted(longest.items()))
 

@@ -16,9 +16,10 @@ from analysis.wording import interval, number, unit_plural
 
 
 def _marks() -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Label and look of what a run, or several, came to; in the order of `drawn.StepsToTarget`."""
+    """Label and look of what a run, or several, came to; in the order in which they are drawn."""
     blue = axes.run_colour()
     return (
+        ("at another learning rate", {"marker": "o", "s": 7, "color": axes.ink(), "alpha": 0.22, "lw": 0}),
         ("run that reached the target", {"marker": "o", "s": 14, "color": blue, "alpha": 0.6}),
         ("outlier, left out of the aggregate", {"marker": "s", "s": 26, "facecolors": "none", "edgecolors": blue}),
         ("aggregate over seeds", {"marker": "o", "s": 60, "facecolors": "none", "edgecolors": blue}),
@@ -32,9 +33,9 @@ def _marks() -> tuple[tuple[str, dict[str, Any]], ...]:
 def plot_steps(study: StudyAnalysis, ax: Axes) -> Axes:
     """Steps to target against batch size: runs, aggregate, fitted curve with its band, both asymptotes, B_crit."""
     data, fit = drawn.steps_figure(study), study.fit
-    shown = [*data.reached, *data.outliers, *data.censored, *data.diverged, *data.never, *data.aggregate]
+    shown = [*data.others, *data.reached, *data.outliers, *data.censored, *data.diverged, *data.never, *data.aggregate]
     if not shown:
-        return own.empty(ax, "No run has been evaluated yet.")
+        return own.empty(ax, "No run has been evaluated after its start yet.")
     batches, steps = [b for b, _ in shown], [s for _, s in shown]
     if data.curve and fit:
         batches += [data.curve.steps[0][0], data.curve.steps[-1][0]]
@@ -44,11 +45,10 @@ def plot_steps(study: StudyAnalysis, ax: Axes) -> Axes:
     ticks = axes.batch_ticks(measured, *x_limits)
     axes.log_axis(ax, "x", x_limits, ticks)
     axes.log_axis(ax, "y", y_limits, axes.log_ticks(*y_limits))
-    for pairs, (label, look) in zip(
-        (data.reached, data.outliers, data.aggregate, data.censored, data.never, data.diverged), _marks(), strict=True
-    ):
+    kinds = (data.others, data.reached, data.outliers, data.aggregate, data.censored, data.never, data.diverged)
+    for pairs, (label, look) in zip(kinds, _marks(), strict=True):
         if pairs:
-            ax.scatter(*own.columns(pairs), label=label, zorder=3, **look)
+            ax.scatter(*own.columns(pairs), label=label, zorder=2.2 if pairs is data.others else 3, **look)
     if data.curve and fit:
         _draw_fit(ax, fit, data.curve)
     ax.set_xlabel(f"batch size [{unit_plural(study.unit)}]")

@@ -45,14 +45,14 @@ def plot_learning_rates(study: StudyAnalysis, ax: Axes) -> Axes:
     ax.set_xlabel("learning rate")
     ax.set_ylabel("optimizer steps to target (median over seeds)")
     captions.title(ax, f"Steps to {captions.target(study)} against learning rate")
-    _key(
+    key(
         ax, ("o", "best LR of the grid"), *([("D", "best LR at the grid's edge")] if any(x.edge for x in lines) else [])
     )
     axes.legend_below(ax, columns=4)
     return ax
 
 
-def _key(ax: Axes, *entries: tuple[str, str]) -> None:
+def key(ax: Axes, *entries: tuple[str, str]) -> None:
     """Legend entries for marks that are drawn in many colours."""
     for marker, label in entries:
         ax.plot([], [], ls="", marker=marker, ms=8, mfc="none", mec=axes.ink(), label=label)

@@ -1,4 +1,4 @@
-"""The figures of a study. `analysis.drawn` holds their numbers, `plot_curve`, `plot_rates` and `plot_noise` the ink."""
+"""The figures of a study. `analysis.drawn` holds their numbers, the `plot_*` modules the ink."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from matplotlib.figure import Figure
 from analysis import axes, drawn
 from analysis.own_axes import Plot
 from analysis.plot_curve import plot_steps, plot_trade_off
+from analysis.plot_losses import has_losses, plot_losses
 from analysis.plot_noise import plot_noise
 from analysis.plot_rates import plot_learning_rates
 from analysis.study import StudyAnalysis
 from scaleexp.errors import StorageError
 
-__all__ = ["PLOTS", "draw_all", "figures", "plot_learning_rates", "plot_noise", "plot_steps", "plot_trade_off"]
+__all__ = [
+    "PLOTS",
+    "draw_all",
+    "figures",
+    "plot_learning_rates",
+    "plot_losses",
+    "plot_noise",
+    "plot_steps",
+    "plot_trade_off",
+]
 
 PNG_DPI = 200
 
@@ -23,6 +33,7 @@ PLOTS: dict[str, tuple[Plot, Callable[[StudyAnalysis], bool]]] = {
     "steps_to_target": (plot_steps, lambda study: bool(study.runs)),
     "trade_off": (plot_trade_off, lambda study: bool(study.points)),
     "learning_rate": (plot_learning_rates, drawn.has_learning_rates),
+    "loss_against_lr": (plot_losses, has_losses),
     "noise_scale": (plot_noise, lambda study: bool(drawn.noise_lines(study))),
 }
 """Name -> how it is drawn, and whether the study holds anything to draw."""

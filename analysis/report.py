@@ -76,6 +76,7 @@ def context(study: StudyAnalysis) -> dict[str, Any]:
         "name": study.log.plan["study"],
         "question": study.log.plan["question"],
         "goal": sections.goal(study),
+        "metric": study.metric,
         "unit": unit_plural(study.unit),
         "kind": kind,
         "headline": headline,
@@ -144,6 +145,9 @@ def alt_text(name: str, study: StudyAnalysis) -> str:
     if name == "noise_scale":
         batches = ", ".join(count(s.batch_size) for s in study.noise_series)
         return f"Line chart of the gradient noise scale over {unit} seen, at batch sizes {batches}."
+    if name == "loss_against_lr":
+        batches = ", ".join(count(c.batch_size) for c in study.loss_curves)
+        return f"Line chart of {study.metric} against learning rate after equal {unit}, at batch sizes {batches}."
     if not study.points:
         return f"Scatter chart of how long runs went without reaching {goal}, by batch size."
     first, last = study.points[0], study.points[-1]

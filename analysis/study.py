@@ -12,6 +12,7 @@ import numpy as np
 from analysis.agreements import Agreement, agreements
 from analysis.cbs import CurveFit, fit_curve
 from analysis.judge import MIN_BATCHES
+from analysis.losses import LossCurve, loss_curves
 from analysis.noise import NoiseScale, NoiseSeries, noise_at_target, noise_series
 from analysis.read import StudyLog, load, read_evals
 from analysis.rules import RuleVerdict, judge_rules
@@ -33,6 +34,7 @@ class StudyAnalysis:
         runs: every run (second realisations left out), censored ones included.
         points: one per batch size with at least one run that reached, ascending.
         missing: (batch_size, one sentence) for each batch size that gave no point.
+        loss_curves: the metric against LR at equal samples, one per batch size, whether or not it reached the target.
         fit: the curve; None when fewer than 3 batches gave a point, then `fit_reason` says why.
         noise: noise scale over the runs at the best LR up to the target; None when none was measured.
         noise_series: the same over training, per batch size.
@@ -49,6 +51,7 @@ class StudyAnalysis:
     runs: tuple[Run, ...]
     points: tuple[BatchPoint, ...]
     missing: tuple[tuple[int, str], ...]
+    loss_curves: tuple[LossCurve, ...]
     fit: CurveFit | None
     fit_reason: str
     noise: NoiseScale | None
@@ -95,6 +98,7 @@ def analyse(
         runs=runs,
         points=points,
         missing=missing,
+        loss_curves=loss_curves(log, planned["metric"], planned["direction"]),
         fit=fit_curve(points, runs, confidence=confidence, seed=seed) if enough else None,
         fit_reason="" if enough else _not_enough(log, planned, goal, runs, points),
         noise=noise_at_target(log, points, confidence=confidence),
@@ -184,6 +188,12 @@ def _left_out(log: StudyLog, metric: str, runs: Sequence[Run], missing: Sequence
     unfinished = sum(run.status in ("running", "stopped", "failed") and not run.reached for run in runs)
     if unfinished:
         said.append(f"{unfinished} of {len(runs)} runs stopped short of the target and of their limit; they may go on.")
+    unseen = sum(run.samples == 0.0 for run in runs)
+    if unseen:
+        said.append(
+            f"{unseen} of {len(runs)} runs ended with no evaluation after their start that missed the target; they "
+            "bound nothing, and no figure of steps shows them."
+        )
     diverged = sum(run.status == "diverged" for run in runs)
     censored = sum(not run.reached for run in runs) - diverged - unfinished
     if censored:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from analysis.cbs import CurveFit
+from analysis.losses import LossCurve, LossPoint
 from analysis.noise import NoiseScale, NoiseSeries
 from analysis.read import StudyLog, TrialLog
 from analysis.rules import RulePoint, RuleVerdict
 from analysis.study import Agreement, StudyAnalysis
 from analysis.targets import BatchPoint, Run
 from scaleexp.laws import steps_to_target
+from scaleexp.schema import RuleLabel
 
 WORKER_BATCH = 16
 BATCHES = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -130,6 +132,31 @@ def rule_verdict(rule: str, power: float, points: tuple[BatchPoint, ...], holds_
     )
 
 
+def rule_labels(rules: tuple[RuleVerdict, ...]) -> list[RuleLabel]:
+    return [
+        {"rule": v.rule, "batch_size": p.batch_size, "kappa": p.batch_size / v.base_batch_size, "lr": p.lr}
+        | {"trial_ids": []}  # type: ignore[misc]
+        for v in rules
+        for p in v.points
+    ]
+
+
+def loss_curve(batch_size: int, seeds: int, rules: tuple[RuleVerdict, ...]) -> LossCurve:
+    """Loss 0.4 at the best LR, rising as a parabola in log LR; the largest LR of all diverged in every seed."""
+    lrs = sorted({*GRID, *(p.lr for v in rules for p in v.points if p.batch_size == batch_size)})
+    best = best_lr(batch_size)
+    points = tuple(
+        LossPoint(
+            lr=lr,
+            value=nan if lr == lrs[-1] else 0.4 * exp(0.1 * log(lr / best) ** 2),
+            seeds=0 if lr == lrs[-1] else seeds,
+            diverged=seeds if lr == lrs[-1] else 0,
+        )
+        for lr in lrs
+    )
+    return LossCurve(batch_size=batch_size, samples=20.0 * batch_size + 4000.0, points=points, best=best)
+
+
 def noise_scale(first: float, last: float, b_simple: float, *, resolved: bool = True, low: float = 0.0) -> NoiseScale:
     return NoiseScale(
         b_simple=b_simple if resolved else nan,
@@ -190,6 +217,11 @@ def study(*, seeds: int = 3, batches: tuple[int, ...] = BATCHES, name: str = "di
     points = tuple(point(b, seeds, rng) for b in batches)
     runs = tuple(r for p in points for r in p.runs)
     trials = tuple(trial_log(r) for r in runs)
+    rules = (
+        rule_verdict("none", 0.0, points, None),
+        rule_verdict("sqrt", 0.5, points, batches[-1]),
+        rule_verdict("linear", 1.0, points, batches[-2]),
+    )
     result = StudyAnalysis(
         log=StudyLog(
             path=Path("studies") / "digits",
@@ -202,7 +234,7 @@ def study(*, seeds: int = 3, batches: tuple[int, ...] = BATCHES, name: str = "di
                 "base_lr": best_lr(batches[len(batches) // 2]),
                 "unit": "example",
                 "trials": [],
-                "rules": [],
+                "rules": rule_labels(rules),
             },
             trials=trials,
             problems=(),
@@ -214,15 +246,12 @@ def study(*, seeds: int = 3, batches: tuple[int, ...] = BATCHES, name: str = "di
         runs=runs,
         points=points,
         missing=(),
+        loss_curves=tuple(loss_curve(b, seeds, rules) for b in batches),
         fit=curve_fit(),
         fit_reason="",
         noise=noise_scale(0.0, 40000.0, 64.0),
         noise_series=(noise_series(batches[0]), noise_series(batches[-1])),
-        rules=(
-            rule_verdict("none", 0.0, points, None),
-            rule_verdict("sqrt", 0.5, points, batches[-1]),
-            rule_verdict("linear", 1.0, points, batches[-2]),
-        ),
+        rules=rules,
         agreements=(
             Agreement(
                 key="b16s0",

@@ -232,6 +232,20 @@ def write_trial(
         write_json(directory / schema.COMMITS_DIR / f"{number:04d}.json", commit)
 
 
+def stop_at_first_step(trial: Path) -> None:
+    """Make a written trial one that its limit stopped after one step, with no evaluation but that of the start."""
+    (trial / schema.COMMITS_DIR / "0002.json").unlink(missing_ok=True)
+    commit_file = trial / schema.COMMITS_DIR / "0001.json"
+    commit = json.loads(commit_file.read_text())
+    for segment in commit["segments"]:
+        file = trial / segment["file"]
+        data = parquet_bytes(pq.read_table(file).slice(0, 1))
+        file.write_bytes(data)
+        segment.update(sha256=sha256(data), rows=1)
+    samples = pq.read_table(trial / commit["segments"][0]["file"])["samples"][0].as_py()
+    write_json(commit_file, commit | {"step": 1, "samples": samples, "status": "limit"})
+
+
 def write_study(
     path: Path,
     *,

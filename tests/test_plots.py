@@ -64,6 +64,19 @@ def test_each_run_at_the_best_lr_is_drawn_once_and_by_what_became_of_it():
     assert sorted(shown) == sorted((r.batch_size, r.steps) for p in example.points for r in p.runs)
 
 
+def test_runs_at_other_learning_rates_that_reached_are_drawn_behind_the_others():
+    full = ok()
+    other = replace(full.runs[0], key="other", lr=2 * full.runs[0].lr, samples=3 * full.runs[0].samples)
+    lost = replace(other, key="lost", reached=False, status="limit")
+    example = replace(full, runs=(*full.runs, other, lost))
+    assert drawn.steps_figure(example).others == ((other.batch_size, other.steps),)
+    ax = plots.plot_steps(example)
+    np.testing.assert_allclose(marks(ax, "at another learning rate"), [(other.batch_size, other.steps)])
+    order = {str(c.get_label()): c.get_zorder() for c in ax.collections}
+    assert order["at another learning rate"] < order["run that reached the target"]
+    assert "at another learning rate" not in legend(plots.plot_steps(full))
+
+
 def test_an_outlier_is_told_from_the_runs_of_the_aggregate():
     full = ok()
     slow = replace(full.points[0].runs[0], samples=full.points[0].runs[1].samples * 11)
@@ -159,6 +172,34 @@ def test_the_edge_of_the_grid_has_its_own_mark():
     assert "D" not in [x.get_marker() for x in plots.plot_learning_rates(ok()).get_lines()]
 
 
+def test_the_metric_against_lr_shows_each_median_and_marks_what_diverged():
+    example = ok()
+    ax = plots.plot_losses(example)
+    top = max(p.value for c in example.loss_curves for p in c.points if p.seeds)
+    for curve in example.loss_curves:
+        lr, value = line(ax, f"B = {curve.batch_size:,} (n = {curve.samples:,.0f})")
+        kept = [(p.lr, p.value) for p in curve.points if p.seeds]
+        np.testing.assert_allclose(np.transpose([lr, value]), kept)
+    crosses = [x for x in ax.get_lines() if x.get_marker() == "x"]
+    assert sum(len(x.get_xdata()) for x in crosses) == len(example.loss_curves)
+    assert all(y > top for x in crosses for y in x.get_ydata())
+    assert set(line(ax, "target")[1]) == {example.target}
+    for verdict in example.rules:
+        assert len(line(ax, f"rule: {verdict.rule}")[0]) == len(verdict.points)
+
+
+def test_values_that_are_not_positive_get_a_linear_axis_and_a_shelf_all_the_same():
+    full = ok()
+    shifted = tuple(
+        replace(c, points=tuple(replace(p, value=p.value - 1.0) for p in c.points)) for c in full.loss_curves
+    )
+    ax = plots.plot_losses(replace(full, loss_curves=shifted, direction="max"))
+    assert ax.get_yscale() == "linear"
+    lowest = min(p.value for c in shifted for p in c.points if p.seeds)
+    crosses = [x for x in ax.get_lines() if x.get_marker() == "x"]
+    assert all(ax.get_ylim()[0] < y < lowest for x in crosses for y in x.get_ydata())  # the worse end of a maximum
+
+
 def test_unresolved_windows_are_bounds_and_never_values():
     for series, noise in zip(ok().noise_series, drawn.noise_lines(ok()), strict=True):
         resolved = [w.b_simple for w in series.windows if w.status == "ok"]
@@ -173,10 +214,10 @@ def test_b_crit_is_drawn_beside_the_noise_scale_as_another_quantity_or_not_at_al
 
 
 def test_a_study_draws_what_it_holds():
-    every = {"steps_to_target", "trade_off", "learning_rate", "noise_scale"}
+    every = {"steps_to_target", "trade_off", "learning_rate", "loss_against_lr", "noise_scale"}
     assert plots.figures(ok()).keys() == every
     assert plots.figures(CASES["no_noise"]()).keys() == every - {"noise_scale"}
-    assert plots.figures(CASES["no_points"]()).keys() == {"steps_to_target"}
+    assert plots.figures(CASES["no_points"]()).keys() == {"steps_to_target", "loss_against_lr"}
     points_only = replace(ok(), points=tuple(replace(p, lr_curve=((0.0, p.steps, 3, 3),)) for p in ok().points))
     assert plots.figures(points_only).keys() == every - {"learning_rate"}
 

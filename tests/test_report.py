@@ -144,7 +144,7 @@ def test_problems_of_the_log_are_told():
 
 def test_pictures_are_png_of_twice_the_pixels_with_words_for_those_who_do_not_see(pages):
     images = pages["ok"].all("img")
-    assert len(images) == len(pages["ok"].all("source")) == 4
+    assert len(images) == len(pages["ok"].all("source")) == 5
     for image in images:
         png = base64.b64decode(image["src"].split(",", 1)[1])
         width, height = struct.unpack(">II", png[16:24])
@@ -271,6 +271,32 @@ def test_a_study_directory_becomes_a_report_that_knows_its_curve(tmp_path: Path)
     (row,) = [row for row in sections.batches_table(read).rows if row[1] == "256"]
     assert row[4:6] == ("100", "25,600")
     assert row[-1].startswith("50 % (")
-    assert len(page.all("img")) == 4
+    assert len(page.all("img")) == 5
     for agreement in read.agreements:
         assert agreement.key in page.text
+
+
+@pytest.mark.parametrize("which", ["all", "one batch", "best of one batch"])
+def test_runs_that_were_stopped_before_their_first_evaluation_are_counted_and_not_drawn(tmp_path: Path, which):
+    from analysis.drawn import steps_figure
+    from analysis.plots import draw_all
+    from analysis.study import analyse
+    from tests.study_factory import stop_at_first_step, write_study
+
+    path = write_study(tmp_path / "study", noise=0.03)
+    runs = analyse(path).runs
+    best = {p.batch_size: p.lr for p in analyse(path).points}
+    chosen = {
+        "all": lambda r: True,
+        "one batch": lambda r: r.batch_size == 64,
+        "best of one batch": lambda r: (r.batch_size, r.lr, r.seed) == (64, best[64], 0),
+    }[which]
+    stopped = [r for r in runs if chosen(r)]
+    for r in stopped:
+        stop_at_first_step(path / "trials" / r.key)
+    read = analyse(path)
+    data = steps_figure(read)
+    assert all(s > 0 for pairs in (data.never, data.censored, data.diverged) for _, s in pairs)
+    assert all(file.is_file() for file in draw_all(read, tmp_path / "figures").values())
+    page = Page(write_report(read, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert f"{len(stopped)} of {len(runs)} runs ended with no evaluation after their start" in page.text
