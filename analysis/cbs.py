@@ -139,7 +139,7 @@ def fit_points(
         seed: as in `fit_curve`.
 
     Raises:
-        ConfigError: shapes differ, or a value is not finite and positive.
+        ConfigError: shapes differ, a value is not finite and positive, or a batch size is not a whole number.
         NotEnoughDataError: no rows.
 
     >>> B = [16, 64, 256, 1024]
@@ -151,6 +151,9 @@ def fit_points(
         raise ConfigError(f"batch sizes and samples must be two columns of one length, got {b.shape} and {e.shape}.")
     if not (np.isfinite(b).all() and np.isfinite(e).all() and (b > 0).all() and (e > 0).all()):
         raise ConfigError("batch sizes and samples must be finite and positive: leave out runs that missed the target.")
+    if not np.array_equal(b, np.round(b)):
+        got = b[b != np.round(b)][0]
+        raise ConfigError(f"batch sizes must be whole numbers of samples, got {got:g}: count the samples of one step.")
     which = (
         [int((b[:i] == b[i]).sum()) for i in range(b.size)] if seeds is None else [int(s) for s in np.asarray(seeds)]
     )
@@ -171,7 +174,7 @@ def fit_points(
     points, _ = batch_points(runs)
     if not points:
         raise NotEnoughDataError("the table has no row, so there is no curve to fit.")
-    return _fit(points, runs, confidence, resamples, seed, warnings=seed_warnings(points))
+    return _fit(points, runs, confidence, resamples, seed, warnings=(*seed_warnings(points), *lr_warnings(points)))
 
 
 def _fit(

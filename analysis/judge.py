@@ -21,6 +21,10 @@ MIN_SEEDS = 3
 MIN_SPAN = 2.0
 MAX_BRACKET = 0.1
 """Evaluations further apart than this share of the samples to target are worth a warning."""
+FAR_BRACKET = 0.25
+"""Evaluations further apart than this leave steps to target unknown by as much as seeds and learning rates decide."""
+MOST_DOUBTFUL = 1 / 3
+"""A curve has two parameters: with more than this share of its batches in doubt they, and not the others, shape it."""
 MISFIT_P = 0.001
 """Lack of fit has to be this improbable. A test at 0.05 would call one true curve in twenty a misfit."""
 MISFIT_RMS = 0.05
@@ -82,7 +86,8 @@ def judge(
 ) -> tuple[FitStatus, str]:
     """Status of a fit and its reason, in one sentence.
 
-    In this order: `not_identified`, `misfit`, `extrapolated`, `ok`; the first that applies makes the later ones moot.
+    In this order: `not_identified` (also where too many batches were not measured well enough, whatever the curve
+    looks like), `misfit`, `extrapolated`, `ok`; the first that applies makes the later ones moot.
     """
     smallest, largest = points[0].batch_size, points[-1].batch_size
     span = f"the measured batches, {smallest:,} to {largest:,},"
@@ -98,6 +103,9 @@ def judge(
         return "not_identified", f"over {span} steps fall in proportion to the batch as far as the noise lets us see."
     if low == 0.0:
         return "not_identified", f"over {span} steps hardly fall with the batch as far as the noise lets us see."
+    doubt = doubtful_batches(points)
+    if doubt:
+        return "not_identified", doubt
     rms = float(np.sqrt(np.mean(residuals**2)))
     p = fit_probability(points, residuals)
     noise, _ = seed_noise(points)
@@ -113,6 +121,37 @@ def judge(
         edge = largest if b_crit > largest else smallest
         return "extrapolated", f"B_crit {number(b_crit)} lies {side} measured batch, {edge:,}."
     return "ok", f"B_crit lies within {span} and the curve meets them within {percent(rms)} rms, {tested}."
+
+
+def doubtful_batches(points: Sequence[BatchPoint]) -> str | None:
+    """Why no curve may rest on these points, in one sentence; None where enough of the batches were measured well.
+
+    Two doubts count, each from more than a third of the batches on: a best LR at the edge of its grid, because a better
+    one may lie outside, and evaluations further apart than a quarter of the samples to target. A grid of one LR has no
+    edge; `lr_warnings` names it.
+    """
+    at_edge = [point.batch_size for point in points if point.lr_edge]
+    if len(at_edge) > MOST_DOUBTFUL * len(points):
+        return (
+            f"the best learning rate is the smallest or largest of its grid at {len(at_edge)} of {len(points)} batch "
+            f"sizes ({_listed(at_edge)}), so fewer steps may be possible there; widen the learning-rate grid."
+        )
+    far = [batch for batch, share in _brackets(points).items() if share > FAR_BRACKET]
+    if len(far) > MOST_DOUBTFUL * len(points):
+        return (
+            f"evaluations lie more than {percent(FAR_BRACKET)} of the samples to target apart at {len(far)} of "
+            f"{len(points)} batch sizes ({_listed(far)}); evaluate more often, or set a harder target where every step "
+            "is evaluated already."
+        )
+    return None
+
+
+def _brackets(points: Sequence[BatchPoint]) -> dict[int, float]:
+    """Distance of the two evaluations around the crossing as a share of the samples to target; median over seeds."""
+    return {
+        point.batch_size: float(np.median([(r.bracket[1] - r.bracket[0]) / r.samples for r in point.runs if r.reached]))
+        for point in points
+    }
 
 
 def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
@@ -142,10 +181,7 @@ def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
 
 def bracket_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
     """Batches whose crossings are interpolated between evaluations that lie far apart, where few steps are biased."""
-    wide = {
-        point.batch_size: float(np.median([(r.bracket[1] - r.bracket[0]) / r.samples for r in point.runs if r.reached]))
-        for point in points
-    }
+    wide = _brackets(points)
     coarse = [batch for batch, share in wide.items() if share > MAX_BRACKET]
     if not coarse:
         return ()
@@ -158,7 +194,14 @@ def bracket_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
 def lr_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
     """Batches whose best LR sits at the edge of its grid, and those that were not tuned at all."""
     untuned = [point.batch_size for point in points if len(point.lr_curve) == 1]
-    warnings = [f"one learning rate only, not tuned, at batch {_listed(untuned)}."] if untuned else []
+    warnings = []
+    if len(untuned) == len(points):
+        warnings.append(
+            "the learning rate was not tuned per batch: every batch size has one only, and fewer steps may be possible "
+            "at another."
+        )
+    elif untuned:
+        warnings.append(f"one learning rate only, not tuned, at batch {_listed(untuned)}.")
     for edge, beyond in (("low", "below"), ("high", "above")):
         at_edge = [point.batch_size for point in points if point.lr_edge == edge]
         if at_edge:

@@ -12,7 +12,7 @@ from analysis import own_axes as own
 from analysis.axes import GREEN, ORANGE, PURPLE, VERMILION
 from analysis.cbs import CurveFit
 from analysis.study import StudyAnalysis
-from analysis.wording import interval, number, unit_plural
+from analysis.wording import interval, number, samples_each, unit_plural
 
 
 def _marks() -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -55,7 +55,7 @@ def plot_steps(study: StudyAnalysis, ax: Axes) -> Axes:
     ax.set_ylabel("optimizer steps to target")
     captions.fit_title(ax, f"Steps to {captions.target(study)}", study)
     if data.worker_batch:
-        _workers_axis(ax, data.worker_batch, unit_plural(study.unit), ticks)
+        _workers_axis(ax, data.worker_batch, study.unit, ticks)
     axes.legend_below(ax)
     return ax
 
@@ -92,7 +92,7 @@ def _workers_axis(ax: Axes, worker_batch: float, unit: str, ticks: list[float]) 
     )
     whole = [t / worker_batch for t in ticks if (t / worker_batch).is_integer()]
     axes.set_ticks(top.xaxis, whole)
-    top.set_xlabel(f"workers of {number(worker_batch)} {unit} each")
+    top.set_xlabel(f"workers of {samples_each(worker_batch, unit)} each")
 
 
 @own.on_own_axes()

@@ -39,8 +39,8 @@ class RuleVerdict:
         rule: none | sqrt | linear.
         base_batch_size, base_lr: what the rule scales from.
         tolerance: 0.1 means within 10 % of the tuned steps.
-        holds_up_to: largest batch up to which it holds at every measured batch from the base upward; None if it fails
-            at once.
+        holds_up_to: largest batch up to which it holds at every planned batch from the base upward; None if it fails,
+            or could not be judged, at once.
         holds_down_to: the same, downward.
         points: one per batch, ascending.
         sentence: the verdict in one sentence.
@@ -62,8 +62,8 @@ def judge_rules(
     """One verdict per rule of the plan, in the plan's order.
 
     A rule holds at a batch when its LR takes at most 1 + tolerance times the median steps of the best LR of the grid
-    there, both medians over seeds with censored runs as infinitely many steps. Batches that gave no point are not
-    judged, because there is nothing tuned to compare with.
+    there, both medians over seeds with censored runs as infinitely many steps. A planned batch that gave no point is
+    not judged, because there is nothing tuned to compare with, and no rule is said to hold beyond it.
     """
     by_key = {run.key: run for run in runs}
     tuned = {point.batch_size: point for point in points}
@@ -82,12 +82,16 @@ def _verdict(
     tuned: dict[int, BatchPoint],
     tolerance: float,
 ) -> RuleVerdict:
-    points = []
-    errors = []
+    points: list[RulePoint] = []
+    errors: dict[int, float | None] = {}
+    gaps: dict[int, str] = {}
     for label in sorted(labels, key=lambda label: label["batch_size"]):
         point = tuned.get(label["batch_size"])
         at_rule = [by_key[i] for i in label["trial_ids"] if i in by_key]
         if point is None or not at_rule:
+            gaps[label["batch_size"]] = (
+                "no learning rate reached the target" if point is None else "the rule's own runs are missing"
+            )
             continue
         steps = median_steps(at_rule)
         ratio = steps / median_steps(point.runs)
@@ -96,10 +100,12 @@ def _verdict(
                 batch_size=label["batch_size"], lr=label["lr"], steps=steps, ratio=ratio, holds=ratio <= 1.0 + tolerance
             )
         )
-        errors.append(_ratio_error(at_rule, point.runs))
+        errors[label["batch_size"]] = _ratio_error(at_rule, point.runs)
     base = plan["base_batch_size"]
-    up = _reach([p for p in points if p.batch_size >= base])
-    down = _reach([p for p in reversed(points) if p.batch_size <= base])
+    first_above = min((b for b in gaps if b >= base), default=math.inf)
+    first_below = max((b for b in gaps if b <= base), default=-math.inf)
+    up = _reach([p for p in points if base <= p.batch_size < first_above])
+    down = _reach([p for p in reversed(points) if first_below < p.batch_size <= base])
     return RuleVerdict(
         rule=rule,
         base_batch_size=base,
@@ -108,7 +114,7 @@ def _verdict(
         holds_up_to=up,
         holds_down_to=down,
         points=tuple(points),
-        sentence=_sentence(rule, base, tolerance, up, down, points, errors, _seeds(labels, by_key)),
+        sentence=_sentence(rule, base, tolerance, up, down, points, errors, gaps, _seeds(labels, by_key)),
     )
 
 
@@ -141,7 +147,8 @@ def _sentence(
     up: int | None,
     down: int | None,
     points: Sequence[RulePoint],
-    errors: Sequence[float | None],
+    errors: dict[int, float | None],
+    gaps: dict[int, str],
     seeds: int,
 ) -> str:
     if not points:
@@ -150,18 +157,18 @@ def _sentence(
     at_base = next((p for p in points if p.batch_size == base), None)
     if at_base is not None and not at_base.holds:
         return f"{rule}: fails already at its base batch {base:,}, where {_excess(at_base)} ({over})."
-    if up is None and down is None:
-        return f"{rule}: fails at every batch next to its base {base:,} ({over})."
+    if base in gaps:
+        return f"{rule}: not judged, because its base batch {base:,} has no point to start from: {gaps[base]} there."
     low, high = (base if end is None else end for end in (down, up))
+    judged = {p.batch_size: f"{_excess(p)}{_doubt(p, errors[p.batch_size], tolerance)}" for p in points}
+    told = judged | {batch: f"it is not judged, as {why} there" for batch, why in gaps.items()}
+    ends = (max((b for b in told if b < low), default=None), min((b for b in told if b > high), default=None))
+    beyond = "; ".join(f"at {b:,} {told[b]}" for b in ends if b is not None)
+    if up is None and down is None:
+        return f"{rule}: holds at no batch next to its base {base:,}: {beyond} ({over})."
     where = f"from batch {low:,} to {high:,}" if low < high else f"at batch {low:,} only"
     says = f"{rule}: within {percent(tolerance)} of the tuned steps {where}"
-    failing = [
-        next((p for p in reversed(points) if p.batch_size < low), None),
-        next((p for p in points if p.batch_size > high), None),
-    ]
-    beyond = [f"at {p.batch_size:,} {_excess(p)}{_doubt(p, errors[points.index(p)], tolerance)}" for p in failing if p]
-    says += f"; {'; '.join(beyond)}" if beyond else ", every batch that was measured"
-    return f"{says} ({over})."
+    return f"{says}{f'; {beyond}' if beyond else ', every batch that was planned'} ({over})."
 
 
 def _excess(point: RulePoint) -> str:

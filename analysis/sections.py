@@ -265,9 +265,11 @@ def agreements_table(agreements: tuple[Agreement, ...]) -> Table:
 
 def left_out(study: StudyAnalysis) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """What was not used or is to be doubted, and why, by kind; kinds without an entry are not listed."""
+    missing = tuple(reason for _, reason in study.missing)
+    elsewhere = {*missing, *study.log.problems}  # they have headings of their own
     kinds = (
-        ("Batch sizes without a point", tuple(reason for _, reason in study.missing)),
-        ("Left out of the analysis", study.left_out),
+        ("Batch sizes without a point", missing),
+        ("Left out of the analysis", tuple(s for s in study.left_out if s not in elsewhere)),
         ("Missing or corrupt in the study directory", study.log.problems),
         ("Warnings of the fit", study.fit.warnings if study.fit else ()),
     )

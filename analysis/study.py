@@ -17,7 +17,7 @@ from analysis.noise import NoiseScale, NoiseSeries, noise_at_target, noise_serie
 from analysis.read import StudyLog, load, read_evals
 from analysis.rules import RuleVerdict, judge_rules
 from analysis.targets import BatchPoint, Run, batch_points, runs_to_target
-from analysis.wording import interval, number, percent, sign, unit_plural
+from analysis.wording import interval, number, percent, samples_each, sign, unit_plural
 from scaleexp.errors import ConfigError
 from scaleexp.schema import Target
 
@@ -80,12 +80,14 @@ def analyse(
         seed: of the bootstrap.
 
     Raises:
-        ConfigError: a metric without a target, or a target that is met before the first step.
+        ConfigError: a metric without a target, a target that is not finite, or one that is met before the first step.
         StorageError: not a readable study directory.
     """
     log = source if isinstance(source, StudyLog) else load(source)
     planned = _planned_target(log, metric)
     goal = planned["values"][-1] if target is None else target
+    if not math.isfinite(goal):
+        raise ConfigError(f"a target must be a finite value of {planned['metric']}, got {goal:g}.")
     runs = runs_to_target(log, planned["metric"], goal, planned["direction"])
     points, missing = batch_points(runs)
     enough = len(points) >= MIN_BATCHES
@@ -138,7 +140,7 @@ def _in_workers(study: StudyAnalysis, low: float, high: float) -> str:
     each = constant_worker_batch(study)
     if each is None or math.isinf(high):
         return ""
-    return f", {interval(low / each, high / each)} workers of {number(each)} {unit_plural(study.unit)} each"
+    return f", {interval(low / each, high / each)} workers of {samples_each(each, study.unit)} each"
 
 
 def constant_worker_batch(study: StudyAnalysis) -> float | None:
@@ -150,7 +152,10 @@ def constant_worker_batch(study: StudyAnalysis) -> float | None:
 def _planned_target(log: StudyLog, metric: str | None) -> Target:
     targets = log.plan["targets"]
     if not targets:
-        raise ConfigError(f"the plan of {log.path} has no target, so there is nothing to count steps to.")
+        raise ConfigError(
+            f"the plan of {log.path} has no target, so there is nothing to count steps to: add one under `targets` in "
+            "the study file and run the study again, which goes on with what is finished."
+        )
     for target in targets:
         if metric in (None, target["metric"]):
             return target

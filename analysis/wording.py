@@ -114,6 +114,15 @@ def unit_plural(unit: str) -> str:
     return f"{unit}s" if unit else "samples"
 
 
+def samples_each(n: float, unit: str) -> str:
+    """A number of samples in words, one of them in the singular.
+
+    >>> samples_each(1, "example"), samples_each(4, "token"), samples_each(1, "")
+    ('1 example', '4 tokens', '1 sample')
+    """
+    return f"1 {unit or 'sample'}" if n == 1 else f"{number(n)} {unit_plural(unit)}"
+
+
 def brief(text: str, most: int = 40) -> str:
     """A name that fits in a figure, with an ellipsis where it was cut.
 

@@ -103,6 +103,8 @@ def test_nothing_to_fit_is_exit_6_with_what_was_seen_and_what_to_do(
     [
         (["--metric", "accuracy"], 2, "no target for the metric 'accuracy'"),
         (["--target", "3"], 2, "already met before the first step"),
+        (["--target", "nan"], 2, "a target must be a finite value of loss, got nan"),
+        (["--target", "inf"], 2, "a target must be a finite value of loss, got inf"),
         (["--confidence", "90"], 2, "between 0 and 1"),
         (["--seed", "-1"], 2, "--seed"),
     ],
@@ -112,6 +114,17 @@ def test_arguments_that_cannot_be_meant_are_exit_2(
 ) -> None:
     assert main(["fit", str(study), *arguments]) == code
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "plot", "report"])
+def test_a_study_without_a_target_is_exit_2_and_says_where_one_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    study = write_study(tmp_path / "s", batches=(16, 64), lrs_per_batch=1, seeds=1)
+    plan = json.loads((study / "plan" / "0001.json").read_text())
+    (study / "plan" / "0001.json").write_text(json.dumps(plan | {"targets": []}))
+    assert main([command, str(study)]) == 2
+    assert "add one under `targets` in the study file" in capsys.readouterr().err
 
 
 def test_what_is_no_study_is_exit_5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -254,6 +254,47 @@ def test_a_true_curve_with_ordinary_noise_is_practically_never_a_misfit() -> Non
     assert statuses["misfit"] <= 2
 
 
+def at_grid(runs: list[Run], batches: Sequence[int], keep) -> list[Run]:
+    return [r for r in runs if r.batch_size not in batches or keep(r.lr)]
+
+
+@pytest.mark.parametrize(("batches", "status"), [((16, 64, 256), "ok"), ((16, 32, 64, 256), "not_identified")])
+def test_a_best_lr_at_the_edge_of_more_than_a_third_of_the_grids_is_not_ok(batches, status) -> None:
+    runs = sweep(np.random.default_rng(20), noise=0.02)  # nine batches, the best of five LRs is 4
+    result = fit(at_grid(runs, batches, lambda lr: lr >= 4.0))
+    assert result.status == status
+    if status != "ok":
+        assert "4 of 9 batch sizes (16, 32, 64, 256)" in result.reason
+        assert "widen the learning-rate grid" in result.reason
+
+
+@pytest.mark.parametrize(("batches", "status"), [((16, 64, 256), "ok"), ((16, 32, 64, 256), "not_identified")])
+def test_evaluations_too_far_apart_at_more_than_a_third_of_the_batches_are_not_ok(batches, status) -> None:
+    runs = [
+        replace(r, bracket=(0.8 * r.samples, 1.1 * r.samples)) if r.batch_size in batches else r
+        for r in sweep(np.random.default_rng(21), noise=0.02)
+    ]
+    result = fit(runs)
+    assert result.status == status
+    if status != "ok":
+        assert "4 of 9 batch sizes (16, 32, 64, 256); evaluate more often" in result.reason
+
+
+def test_doubtful_batches_come_before_an_extrapolation() -> None:
+    runs = sweep(np.random.default_rng(22), batches=(16, 32, 64, 128), noise=0.005)
+    assert fit(runs).status == "extrapolated"
+    assert fit(at_grid(runs, (16, 32), lambda lr: lr <= 4.0)).status == "not_identified"
+
+
+def test_one_lr_per_batch_has_no_edge_but_was_not_tuned() -> None:
+    single = fit(sweep(np.random.default_rng(23), lrs=1, noise=0.02))
+    table = fit_points(*curve_table(lambda b: S_MIN * (1 + B_CRIT / b), BATCHES, 3, 0.02))
+    for result in (single, table):
+        assert result.status == "ok"
+        assert any("was not tuned per batch" in warning for warning in result.warnings)
+    assert not any("tuned" in warning for warning in fit(sweep(np.random.default_rng(24), noise=0.02)).warnings)
+
+
 # --- warnings ---------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +325,12 @@ def test_evaluations_far_apart_are_said_to_blur_the_crossing() -> None:
 def test_a_table_that_is_not_measurements_is_refused(samples: list[float]) -> None:
     with pytest.raises(ConfigError):
         fit_points([16, 32, 64], samples)
+
+
+@pytest.mark.parametrize("batch_sizes", [[0.25, 0.5, 1.0], [16.5, 32, 64]])
+def test_a_batch_of_half_a_sample_is_refused(batch_sizes: list[float]) -> None:
+    with pytest.raises(ConfigError, match="must be whole numbers of samples, got"):
+        fit_points(batch_sizes, [1.0, 2.0, 3.0])
 
 
 def test_arguments_that_cannot_be_meant_are_refused() -> None:

@@ -142,6 +142,14 @@ def test_problems_of_the_log_are_told():
     assert told in Page(render(replace(full, log=replace(full.log, problems=(told,))))).text
 
 
+def test_what_was_left_out_is_told_once():
+    problem, reason, other = "trial 3f2a is left out.", "batch 64: nobody reached.", "2 of 9 runs diverged."
+    full = ok()
+    log = replace(full.log, problems=(problem,))
+    kinds = sections.left_out(replace(full, log=log, missing=((64, reason),), left_out=(problem, other, reason)))
+    assert sorted(s for _, sentences in kinds for s in sentences) == sorted((problem, reason, other))
+
+
 def test_pictures_are_png_of_twice_the_pixels_with_words_for_those_who_do_not_see(pages):
     images = pages["ok"].all("img")
     assert len(images) == len(pages["ok"].all("source")) == 5

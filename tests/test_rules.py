@@ -25,7 +25,7 @@ def test_where_the_optimum_follows_the_square_root_only_that_rule_holds_everywhe
     got = verdicts(tmp_path)
     assert (got["sqrt"].holds_down_to, got["sqrt"].holds_up_to) == (16, 1024)
     assert [p.ratio for p in got["sqrt"].points] == pytest.approx([1.0] * 4)
-    assert "every batch that was measured" in got["sqrt"].sentence
+    assert "every batch that was planned" in got["sqrt"].sentence
     # A factor 2 from the optimum costs exp(0.4 ln(2)^2) = 1.212 times the steps.
     for rule in ("none", "linear"):
         assert (got[rule].holds_down_to, got[rule].holds_up_to) == (64, 64)
@@ -68,6 +68,28 @@ def test_a_batch_without_a_tuned_lr_is_not_judged(tmp_path: Path) -> None:
     points = [p for p in batch_points(runs)[0] if p.batch_size != 256]
     assert [p.batch_size for p in judge_rules(log.plan, runs, points)[0].points] == [16, 64, 1024]
     assert "no batch size" in judge_rules(log.plan, runs, [])[0].sentence
+
+
+@pytest.mark.parametrize(("silent", "down", "up"), [(256, 16, 64), (1024, 16, 256), (16, 64, 1024)])
+def test_no_rule_holds_beyond_a_planned_batch_at_which_nobody_reached(
+    tmp_path: Path, silent: int, down: int, up: int
+) -> None:
+    log = load(write_study(tmp_path / "s", noise=0.0, diverged=False, batches=BATCHES, base_batch=64))
+    runs = runs_to_target(log, "loss", 1.0, "min")
+    points = [p for p in batch_points(runs)[0] if p.batch_size != silent]
+    sqrt = next(v for v in judge_rules(log.plan, runs, points) if v.rule == "sqrt")
+    assert (sqrt.holds_down_to, sqrt.holds_up_to) == (down, up)
+    assert f"at {silent:,} it is not judged, as no learning rate reached the target there" in sqrt.sentence
+    assert "every batch" not in sqrt.sentence
+
+
+def test_a_rule_whose_base_batch_gave_no_point_is_not_judged(tmp_path: Path) -> None:
+    log = load(write_study(tmp_path / "s", noise=0.0, diverged=False, batches=BATCHES, base_batch=64))
+    runs = runs_to_target(log, "loss", 1.0, "min")
+    points = [p for p in batch_points(runs)[0] if p.batch_size != 64]
+    for verdict in judge_rules(log.plan, runs, points):
+        assert (verdict.holds_down_to, verdict.holds_up_to) == (None, None)
+        assert "not judged, because its base batch 64 has no point" in verdict.sentence
 
 
 def test_a_failure_within_the_noise_is_said_to_be_in_doubt(tmp_path: Path) -> None:

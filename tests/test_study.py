@@ -134,3 +134,8 @@ def test_too_few_batches_give_no_fit_and_say_which_target_has_enough(tmp_path: P
     assert "--target 1 has enough" in result.fit_reason
     assert [batch for batch, _ in result.missing] == [16, 64, 256, 1024]
     assert result.noise is None
+
+
+def test_one_example_is_in_the_singular(study: StudyAnalysis) -> None:
+    single = tuple(replace(run, workers=run.batch_size) for run in study.runs)
+    assert "workers of 1 example each" in answer(replace(study, runs=single))
