@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis.read import StudyLog, read_evals, read_steps
+from analysis.wording import number
 from scaleexp.schema import trial_key
+
+TOLERANCES = {"float64": 1e-8, "float32": 1e-3}
+"""Largest relative difference of two realisations over a whole run that is still rounding, by the trial's dtype.
+
+Workers add up gradients in another order, which changes the last bits: 1e-16 in float64, 1e-7 in float32, relative.
+Training amplifies such a difference from step to step, the more the higher the learning rate, so a whole run is
+granted four (float32) to eight (float64) orders of magnitude more than one step. A wrong gradient (a worker's samples
+counted twice, a sum for a mean) changes the loss by percents within a few steps, in either precision.
+"""
+
+COARSEST = max(TOLERANCES.values())
+"""For a dtype that is not listed: a difference that float32 would not be granted needs an explanation anywhere."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -25,7 +39,10 @@ class Agreement:
         steps: steps compared.
         loss_difference: largest relative difference of the logged training loss.
         value_difference: largest relative difference of the logged evaluations.
-        step_s, other_step_s: median measured seconds per step.
+        step_s, other_step_s: median measured seconds per step; a packed step is shared equally by the trials of its
+            pack, so that it is not comparable with a step of real workers.
+        agrees: whether rows were compared and no difference exceeds `tolerance`.
+        tolerance: of the trial's dtype, from `TOLERANCES`.
     """
 
     key: str
@@ -35,34 +52,58 @@ class Agreement:
     value_difference: float
     step_s: float
     other_step_s: float
+    agrees: bool
+    tolerance: float
 
 
 def agreements(log: StudyLog) -> tuple[Agreement, ...]:
     """One for each second realisation whose first one is in the log too; differences are nan where no row matches."""
     present = {trial.key for trial in log.trials}
     pairs = [
-        (trial.facts["trial_id"], trial.key)
+        (trial.facts["trial_id"], trial.key, TOLERANCES.get(trial.facts["dtype"], COARSEST))
         for trial in log.trials
         if trial.facts["realisation"] and trial.facts["trial_id"] in present
     ]
     if not pairs:
         return ()
     evals = read_evals(log)
-    return tuple(_agreement(log, evals, key, other) for key, other in pairs)
+    return tuple(_agreement(log, evals, key, other, tolerance) for key, other, tolerance in pairs)
 
 
-def _agreement(log: StudyLog, evals: pa.Table, key: str, other: str) -> Agreement:
+def agreement_word(agreement: Agreement) -> str:
+    """Verdict in a word that cannot be overlooked where it should not be."""
+    if not agreement.steps:
+        return "nothing to compare yet"
+    return "agree" if agreement.agrees else "DISAGREE"
+
+
+def disagreements(found: Sequence[Agreement]) -> tuple[str, ...]:
+    """One sentence for each pair that was compared and does not agree."""
+    return tuple(
+        f"{a.other_key} and {a.key} DISAGREE: the training loss differs by up to {number(a.loss_difference, 2)} and "
+        f"evaluations by up to {number(a.value_difference, 2)} (relative, {number(a.tolerance)} allowed), so that one "
+        "of the two ways to run this study is wrong, or the run is chaotic; look at both before trusting the answer."
+        for a in found
+        if a.steps and not a.agrees
+    )
+
+
+def _agreement(log: StudyLog, evals: pa.Table, key: str, other: str, tolerance: float) -> Agreement:
     first, second = (read_steps(log, ["step", "loss", "step_s"], [k]) for k in (key, other))
     losses = _matched(first, second, ["step"], "loss")
     values = _matched(_of_trial(evals, key), _of_trial(evals, other), ["metric", "step"], "value")
+    differences = largest_relative_difference(*losses), largest_relative_difference(*values)
     return Agreement(
         key=key,
         other_key=other,
         steps=losses[0].size,
-        loss_difference=largest_relative_difference(*losses),
-        value_difference=largest_relative_difference(*values),
+        loss_difference=differences[0],
+        value_difference=differences[1],
         step_s=_median(first),
         other_step_s=_median(second),
+        # Two trials that were never evaluated at one step are judged by their losses; without one step, not at all.
+        agrees=losses[0].size > 0 and not any(d > tolerance for d in differences),
+        tolerance=tolerance,
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from analysis.agreements import agreement_word, disagreements
 from analysis.cbs import CurveFit
+from analysis.overhead import overhead
 from analysis.study import StudyAnalysis, answer
 from analysis.targets import BatchPoint
 from analysis.wording import count, interval, number, percent, unit_plural
@@ -14,7 +16,8 @@ from scaleexp.laws import steps_to_target
 
 def card(study: StudyAnalysis) -> str:
     """A study at one target, in lines."""
-    parts = [[answer(study)], _fit_lines(study), _table(study), _noise_lines(study), _rule_lines(study)]
+    warnings = [f"WARNING {sentence}" for sentence in disagreements(study.agreements)]
+    parts = [[answer(study), *warnings], _fit_lines(study), _table(study), _noise_lines(study), _rule_lines(study)]
     parts += [_agreement_lines(study), _warning_lines(study)]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -28,8 +31,17 @@ def _fit_lines(study: StudyAnalysis) -> list[str]:
         _parameter("B_crit", fit.b_crit, fit.b_crit_interval, f"{unit}, curve definition S = S_min (1 + B_crit / B)"),
         _parameter("S_min", fit.s_min, fit.s_min_interval, "steps, with an unboundedly large batch"),
         _parameter("E_min", fit.e_min, fit.e_min_interval, f"{unit}, with an unboundedly small batch"),
+        *_overhead_lines(study),
         f"used    {fit.n_batches} batch sizes, {fit.n_runs} runs, {fit.n_censored} of them censored; {_noise_of(fit)}",
     ]
+
+
+def _overhead_lines(study: StudyAnalysis) -> list[str]:
+    other, unit = overhead(study), unit_plural(study.unit)
+    if other is None:
+        return []
+    what = f"{percent(other.delta)} more steps than linear scaling from B = {count(other.reference_batch)}"
+    return [_parameter("B*", other.batch, other.interval, f"{unit}, overhead definition: {what}")]
 
 
 def _parameter(name: str, value: float, bounds: tuple[float, float], unit: str) -> str:
@@ -93,8 +105,9 @@ def _rule_lines(study: StudyAnalysis) -> list[str]:
 
 def _agreement_lines(study: StudyAnalysis) -> list[str]:
     return [
-        f"{a.other_key} against {a.key}: over {count(a.steps)} steps the training loss differs by at most "
-        f"{number(a.loss_difference, 2)} and evaluations by at most {number(a.value_difference, 2)} (relative)"
+        f"{a.other_key} against {a.key}: {agreement_word(a)} (within {number(a.tolerance)}); over {count(a.steps)} "
+        f"steps the training loss differs by at most {number(a.loss_difference, 2)} and evaluations by at most "
+        f"{number(a.value_difference, 2)} (relative)"
         for a in study.agreements
     ]
 

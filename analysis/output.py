@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
+from analysis.overhead import overhead
 from analysis.study import StudyAnalysis, answer
 from analysis.targets import BatchPoint
 from scaleexp import __version__
@@ -86,10 +87,16 @@ def _fit(study: StudyAnalysis) -> dict[str, Any]:
         "definition": "curve",
         "answer": answer(study),
         **found,
+        "overhead": _overhead(study),
         "left_out": study.left_out,
         "points": [_point(point) for point in study.points],
         "provenance": _provenance(study),
     }
+
+
+def _overhead(study: StudyAnalysis) -> dict[str, Any] | None:
+    other = overhead(study)
+    return None if other is None else {**json_safe(other), "interval": [end or None for end in other.interval]}
 
 
 def _point(point: BatchPoint) -> dict[str, Any]:

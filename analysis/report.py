@@ -12,7 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from analysis import plots, provenance, sections
+from analysis.agreements import disagreements
 from analysis.axes import house_style
+from analysis.overhead import DELTA
 from analysis.study import StudyAnalysis, answer
 from analysis.wording import count, interval, number, percent, unit_plural
 from scaleexp import __version__
@@ -81,6 +83,7 @@ def context(study: StudyAnalysis) -> dict[str, Any]:
         "kind": kind,
         "headline": headline,
         "answer": answer(study),
+        "disagreements": disagreements(study.agreements),
         "answer_interval": _answer_interval(study),
         "pictures": pictures(study),
         "batches": sections.batches_table(study),
@@ -97,7 +100,7 @@ def context(study: StudyAnalysis) -> dict[str, Any]:
         "measured": provenance.measured_rows(study),
         "fitted": provenance.fitted_rows(study),
         "left_out": sections.left_out(study),
-        "overhead": percent(sections.OVERHEAD),
+        "overhead": percent(DELTA),
         "version": __version__,
     }
 

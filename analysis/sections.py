@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isinf
 
+from analysis.agreements import agreement_word
 from analysis.cbs import CurveFit
+from analysis.overhead import overhead
 from analysis.study import Agreement, StudyAnalysis
 from analysis.targets import BatchPoint
 from analysis.wording import count, interval, number, percent, percent_interval, sign, unit_plural
-from scaleexp.laws import overhead_batch, statistical_efficiency, steps_to_target
+from scaleexp.laws import statistical_efficiency, steps_to_target
 
 NONE = "–"
-OVERHEAD = 0.2
 TRUSTED = ("ok", "extrapolated")
 """Statuses whose curve may be read off; the others keep their numbers to themselves."""
 
@@ -165,21 +166,22 @@ def payoff_sentences(study: StudyAnalysis) -> tuple[str, ...]:
         f"{at} a run takes twice the fewest steps and twice the fewest {unit}: {least}.",
         f"Doubling the workers from there saves {percent(saved)} of the steps and costs {percent(added)} more {unit}; "
         f"far below it one nearly halves the steps for free, far above it one nearly doubles the {unit} for nothing.",
-        _overhead_sentence(study, fit),
+        *_overhead_sentences(study),
     ]
     if fit.status == "extrapolated":
         sentences.insert(0, f"Extrapolated: {fit.reason}")
     return tuple(sentences)
 
 
-def _overhead_sentence(study: StudyAnalysis, fit: CurveFit) -> str:
+def _overhead_sentences(study: StudyAnalysis) -> tuple[str, ...]:
     """The same curve under the other published definition, from the smallest measured batch."""
-    reference, unit = float(study.points[0].batch_size), unit_plural(study.unit)
-    value, low, high = (float(overhead_batch(OVERHEAD, reference, b)) for b in (fit.b_crit, *fit.b_crit_interval))
+    other, unit = overhead(study), unit_plural(study.unit)
+    if other is None:
+        return ()
     return (
         "Under the overhead definition of Zhang et al. 2024 the critical batch size is "
-        f"{number(value)} {unit} ({interval(low, high)}): there steps exceed linear scaling "
-        f"from B = {count(reference)} by {percent(OVERHEAD)}."
+        f"{number(other.batch)} {unit} ({interval(*other.interval)}): there steps exceed linear scaling "
+        f"from B = {count(other.reference_batch)} by {percent(other.delta)}.",
     )
 
 
@@ -247,7 +249,9 @@ def agreements_table(agreements: tuple[Agreement, ...]) -> Table:
         "steps compared",
         "loss difference",
         "metric difference",
-        "ms per step",
+        "within",
+        "ms per step per trial, in a pack",
+        "ms per step, real workers",
     )
     rows = tuple(
         (
@@ -256,7 +260,9 @@ def agreements_table(agreements: tuple[Agreement, ...]) -> Table:
             count(a.steps),
             number(a.loss_difference, 2),
             number(a.value_difference, 2),
-            f"{number(1e3 * a.step_s)} against {number(1e3 * a.other_step_s)}",
+            f"{number(a.tolerance)}: {agreement_word(a)}",
+            number(1e3 * a.step_s),
+            number(1e3 * a.other_step_s),
         )
         for a in agreements
     )

@@ -261,6 +261,8 @@ def study(*, seeds: int = 3, batches: tuple[int, ...] = BATCHES, name: str = "di
                 value_difference=2.2e-7,
                 step_s=0.0021,
                 other_step_s=0.0063,
+                agrees=True,
+                tolerance=1e-3,
             ),
         ),
         left_out=(),

@@ -49,6 +49,10 @@ def test_fit_prints_the_curve_that_the_study_was_written_from(study: Path, capsy
     assert {rule["rule"] for rule in document["rules"]} == {"none", "sqrt", "linear"}
     assert document["agreements"][0]["loss_difference"] == pytest.approx(1e-12, rel=0.01)
     assert fit["answer"] == answer(analysis.fit(study))
+    other = fit["overhead"]
+    assert (other["delta"], other["reference_batch"]) == (0.2, 16)
+    assert other["batch"] == pytest.approx(1.2 * 16 + 0.2 * fit["b_crit"])
+    assert other["interval"] == pytest.approx([1.2 * 16 + 0.2 * end for end in fit["b_crit_interval"]])
 
 
 def test_several_targets_give_several_fits(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +68,7 @@ def test_a_target_without_a_fit_beside_one_with_a_fit_is_in_the_json(
     fits = printed(capsys, "fit", str(study), "--target", "0.3", "--target", "1.0")["fits"]
     assert [fit["status"] for fit in fits] == ["no_fit", "ok"]
     assert fits[0]["b_crit"] is None
+    assert fits[0]["overhead"] is None
 
 
 def test_what_the_data_do_not_bound_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +76,7 @@ def test_what_the_data_do_not_bound_is_null(tmp_path: Path, capsys: pytest.Captu
     (fit,) = printed(capsys, "fit", str(study))["fits"]
     assert fit["status"] == "not_identified"
     assert fit["b_crit_interval"][1] is None
+    assert fit["overhead"]["interval"][1] is None
     assert main(["fit", str(study)]) == 0
     assert "The data do not say" in capsys.readouterr().out
 

@@ -220,6 +220,19 @@ def test_the_overhead_definition_is_another_number_with_its_name():
     assert f"{1.2 * BATCHES[0] + 0.2 * B_CRIT:.1f} examples" in sentence
 
 
+def test_realisations_that_disagree_are_told_beside_the_answer():
+    full = ok()
+    worse = tuple(replace(a, loss_difference=0.2, agrees=False) for a in full.agreements)
+    html = render(replace(full, agreements=worse))
+    beside = html[html.index('<section id="answer"') : html.index("<nav")]
+    assert "b16s0@ddp-2 and b16s0 DISAGREE" in beside
+    assert "0.001: DISAGREE" in html
+    assert "DISAGREE" not in render(full)
+    table = sections.agreements_table(full.agreements)
+    assert table.head[-2:] == ("ms per step per trial, in a pack", "ms per step, real workers")
+    assert table.rows[0][-3:] == ("0.001: agree", "2.1", "6.3")
+
+
 def test_noise_scale_and_b_crit_are_never_equated(pages):
     assert "The gradient noise scale is another quantity than the critical batch size" in pages["ok"].text
     assert "No noise scale was measured" in pages["no_noise"].text

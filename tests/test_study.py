@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.agreements import agreements, largest_relative_difference
+from analysis.card import card
 from analysis.read import load
 from analysis.study import StudyAnalysis, analyse, answer
 from tests.study_factory import sha256, write_study
@@ -60,16 +61,22 @@ def test_agreement_is_the_largest_relative_difference_of_any_row(tmp_path: Path)
     second = next(path.glob("trials/*@ddp-2"))
     (before,) = agreements(load(path))
     assert before.loss_difference == pytest.approx(1e-12, rel=0.01)
+    assert (before.agrees, before.tolerance) == (True, 1e-8)
     assert before.other_step_s == pytest.approx(1.5 * before.step_s)
     last = pq.read_table(second / "segments" / "steps-0002.parquet")["loss"][-1].as_py()
     rewrite(second, "steps-0002.parquet", with_last("loss", 1.25 * last))
     (after,) = agreements(load(path))
     assert after.loss_difference == pytest.approx(0.2)
+    assert not after.agrees
+    assert "DISAGREE" in card(analyse(path)).split("\n\n")[0]
     assert after.value_difference == before.value_difference
     assert after.steps == before.steps
     rewrite(second, "steps-0002.parquet", lambda t: t.filter(pc.less(t["step"], 90)))
+    facts_file = second / "trial.json"
+    facts_file.write_text(json.dumps(json.loads(facts_file.read_text()) | {"dtype": "float32"}))
     (short,) = agreements(load(path))
     assert short.steps == 89
+    assert (short.agrees, short.tolerance) == (True, 1e-3)
     assert short.loss_difference == before.loss_difference
 
 
