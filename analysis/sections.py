@@ -246,9 +246,9 @@ def agreements_table(agreements: tuple[Agreement, ...]) -> Table:
     head = (
         "trial",
         "run again as",
-        "steps compared",
-        "loss difference",
-        "metric difference",
+        "steps",
+        "loss differs",
+        "metric differs",
         "within",
         "ms per step per trial, in a pack",
         "ms per step, real workers",
