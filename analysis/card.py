@@ -17,8 +17,8 @@ from scaleexp.laws import steps_to_target
 def card(study: StudyAnalysis) -> str:
     """A study at one target, in lines."""
     warnings = [f"WARNING {sentence}" for sentence in disagreements(study.agreements)]
-    parts = [[answer(study), *warnings], _fit_lines(study), _table(study), _noise_lines(study), _rule_lines(study)]
-    parts += [_agreement_lines(study), _warning_lines(study)]
+    parts = [[answer(study), *warnings], _fit_lines(study), _table(study), noise_lines(study), _rule_lines(study)]
+    parts += [agreement_lines(study), _warning_lines(study)]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -85,7 +85,8 @@ def _row(point: BatchPoint, fit: CurveFit | None) -> list[str]:
     ]
 
 
-def _noise_lines(study: StudyAnalysis) -> list[str]:
+def noise_lines(study: StudyAnalysis) -> list[str]:
+    """The noise scale at the target in one line; none where it was not measured."""
     noise = study.noise
     if noise is None:
         return []
@@ -103,7 +104,8 @@ def _rule_lines(study: StudyAnalysis) -> list[str]:
     return ["learning-rate rules", *lines] if lines else []
 
 
-def _agreement_lines(study: StudyAnalysis) -> list[str]:
+def agreement_lines(study: StudyAnalysis) -> list[str]:
+    """One line per second realisation: whether it agrees with the first, and how far apart they come."""
     return [
         f"{a.other_key} against {a.key}: {agreement_word(a)} (within {number(a.tolerance)}); over {count(a.steps)} "
         f"steps the training loss differs by at most {number(a.loss_difference, 2)} and evaluations by at most "

@@ -192,6 +192,7 @@ def _report(root: Path) -> None:
     Raises:
         NotEnoughDataError: there is no fit; the report was written all the same and says why.
     """
+    from analysis.card import agreement_lines, noise_lines
     from analysis.plots import draw_all
     from analysis.report import write_report
     from analysis.study import analyse, answer
@@ -202,7 +203,7 @@ def _report(root: Path) -> None:
     page = write_report(study, directory / "report.html")
     if study.fit is None:
         raise NotEnoughDataError(f"{answer(study)} What was measured is in {page}.")
-    click.echo(f"\n{answer(study)}\n")
+    click.echo("\n".join(["", answer(study), *noise_lines(study), *agreement_lines(study), ""]))
     shown = {**figures, "report": page}
     width = max(map(len, shown))
     click.echo("\n".join(f"{name:<{width}}  {path}" for name, path in shown.items()))

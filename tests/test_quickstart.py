@@ -50,7 +50,10 @@ def test_it_ends_with_figures_that_exist_and_the_next_command(first):
 
 
 def test_two_real_workers_agree_with_virtual_ones(first):
-    (agreement,) = analysis.fit(first[0]).agreements
+    directory, done = first
+    (agreement,) = analysis.fit(directory).agreements
+    assert agreement.agrees
+    assert f"{agreement.other_key} against {agreement.key}: agree" in done.stdout
     assert agreement.steps > 20
     assert agreement.loss_difference < 1e-4  # float32 over a whole run
     assert agreement.value_difference < 1e-4
@@ -59,6 +62,7 @@ def test_two_real_workers_agree_with_virtual_ones(first):
 def test_the_noise_scale_stands_beside_the_answer_and_is_another_number(first):
     directory, _ = first
     noise = analysis.fit(directory).noise
+    assert "noise scale near the target, not the same thing as the critical batch size" in first[1].stdout
     assert noise.status == "ok"
     assert noise.interval[0] < noise.b_simple < noise.interval[1]
     page = (directory / "report" / "report.html").read_text()
