@@ -19,7 +19,7 @@ from analysis.rules import RuleVerdict, judge_rules
 from analysis.targets import BatchPoint, Run, batch_points, runs_to_target
 from analysis.wording import interval, number, percent, samples_each, sign, unit_plural
 from scaleexp.errors import ConfigError
-from scaleexp.schema import Target
+from scaleexp.schema import FINAL_STATUSES, Target
 
 __all__ = ["Agreement", "StudyAnalysis", "analyse", "answer"]
 
@@ -132,7 +132,11 @@ def answer(study: StudyAnalysis) -> str:
         f"({percent(fit.confidence)} interval {interval(low, high)}){_in_workers(study, low, high)}: "
         "there a run takes twice the fewest steps and twice the fewest samples"
     )
-    return f"{says}; this is extrapolated: {fit.reason}" if fit.status == "extrapolated" else f"{says}."
+    if fit.status == "extrapolated":
+        says = f"{says}; this is extrapolated: {fit.reason.removesuffix('.')}"
+    left = _unfinished(study.log)
+    planned = sum(not t["realisation"] for t in study.log.plan["trials"])
+    return f"{says}. The study is unfinished: {left} of {planned} trials have not ended." if left else f"{says}."
 
 
 def _in_workers(study: StudyAnalysis, low: float, high: float) -> str:
@@ -176,12 +180,29 @@ def _not_enough(log: StudyLog, planned: Target, goal: float, runs: Sequence[Run]
     enough = [
         v for v in reversed(easier) if len(batch_points(runs_to_target(log, metric, v, direction))[0]) >= MIN_BATCHES
     ]
-    hint = f"--target {enough[0]:g} has enough" if enough else "choose an easier --target"
+    missed = len(runs) - reached
+    if seen.size and missed and (seen.min() <= goal if direction == "min" else seen.max() >= goal):
+        best += ", but a target counts only when the next evaluation confirms it"
+    if _unfinished(log):
+        hint = "finish the study: the same `scaleexp run` goes on with it"
+    elif missed and 2 * diverged > missed:
+        hint = "lower base.lr, for most runs diverged"
+    elif not missed:
+        hint = "add batch sizes"
+    elif enough:
+        hint = f"take the easier target {enough[0]:g}, which enough runs reached"
+    else:
+        hint = "choose an easier target, raise limits.samples or widen the learning rates"
     return (
         f"{reached} of {len(runs)} runs reached {metric} {sign(direction)} {number(goal, 6)} ({diverged} diverged), "
-        f"which gives {len(points)} of the {MIN_BATCHES} batch sizes that a curve needs{best}. To go on: {hint}, or "
-        "raise the limit on samples, add batch sizes or widen the learning rates, and run the study again."
+        f"which gives {len(points)} of the {MIN_BATCHES} batch sizes that a curve needs{best}. To go on: {hint}."
     )
+
+
+def _unfinished(log: StudyLog) -> int:
+    """Planned trials that no commit has ended, second realisations left out."""
+    ended = {t.key for t in log.trials if t.commit and t.commit["status"] in FINAL_STATUSES}
+    return sum(not t["realisation"] and t["trial_id"] not in ended for t in log.plan["trials"])
 
 
 def _left_out(log: StudyLog, metric: str, runs: Sequence[Run], missing: Sequence[tuple[int, str]]) -> tuple[str, ...]:

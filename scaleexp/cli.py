@@ -38,14 +38,14 @@ def _storage(command: F) -> F:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="scaleexp")
 def cli() -> None:
-    r"""How many workers, what batch size, what learning rate, and where does adding more stop paying?
+    """How many workers, what batch size, what learning rate, and where does adding more stop paying?
 
     \b
     scaleexp quickstart            a real study on real data, to a report, in minutes
     scaleexp plan my_study.yaml    what a study would run
     scaleexp run my_study.yaml     run it, or go on with it
     scaleexp-analysis --help       fit, draw and report what was run
-    """
+    """  # noqa: D301  # click's own mark for lines that stay as they are
 
 
 @cli.command()

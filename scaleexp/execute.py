@@ -98,6 +98,8 @@ def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int)
     trials = unfinished(store, trials)
     if not trials:
         return
+    if assignment.stop():
+        return
     workload = workload_of(assignment.study)
     _train(assignment, store, workload, packed_engine(assignment.study, workload, trials, threads=threads), trials)
 
@@ -112,9 +114,19 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
     store = Store(assignment.root)
     study = assignment.study
     workload = workload_of(study)
+
+    def stop_together() -> str:
+        if assignment.deadline is None:
+            return ""
+        late = torch.tensor([float(bool(assignment.stop()))], device=device)
+        dist.all_reduce(late, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
+        return assignment.deadline_cause if late.item() else ""
+
     waiting: list[Any] = [unfinished(store, trials)]
     dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
     for trial in waiting[0]:
+        if stop_together():
+            return
         engine = DdpEngine(
             workload,
             seed=trial.seed,
@@ -124,14 +136,6 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
             noise_shards=study.noise.shards,
             device=device,
         )
-
-        def stop_together() -> str:
-            if assignment.deadline is None:
-                return ""
-            late = torch.tensor([float(bool(assignment.stop()))], device=device)
-            dist.all_reduce(late, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
-            return assignment.deadline_cause if late.item() else ""
-
         _train(assignment, store, workload, engine, [trial], stop=stop_together)
 
 

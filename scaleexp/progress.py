@@ -63,8 +63,10 @@ class Watch:
         self.started |= there - self.earlier.keys()
         for key in [t.key for t in self.waiting if t.key in there]:
             commit = last_commit(self.store, key)
-            if commit and commit["number"] > self.earlier.get(key, 0):
-                self.started.add(key)
+            if not commit or commit["number"] <= self.earlier.get(key, 0):
+                continue
+            self.started.add(key)
+            if commit["status"] != "stopped":
                 self.ended[commit["status"]] = self.ended.get(commit["status"], 0) + 1
                 self.samples[key] = commit["samples"]
 

@@ -71,3 +71,13 @@ def with_frozen_and_random_features(hidden, *, shape, classes):
             return self.trained(torch.tanh(self.frozen(x.to(self.weights.dtype) @ self.weights)))
 
     return Features()
+
+
+def misfit(hidden, *, shape, classes):
+    from torch import nn
+
+    return nn.Linear(3, classes)
+
+
+def no_arguments(hidden):
+    raise AssertionError("never called")

@@ -101,7 +101,7 @@ def test_nothing_to_fit_is_exit_6_with_what_was_seen_and_what_to_do(
     assert out == ""
     assert err.startswith("error: 0 of 42 runs reached loss ≤ 0.3 (1 diverged)")
     assert "the best value seen was 0.8" in err
-    assert "--target 1 has enough" in err
+    assert "take the easier target 1, which enough runs reached" in err
 
 
 @pytest.mark.parametrize(

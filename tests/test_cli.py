@@ -42,6 +42,7 @@ def test_help_imports_neither_ray_nor_torch(module):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
+    assert "\\b" not in done.stdout
 
 
 BAD_INPUT = {
@@ -61,6 +62,14 @@ BAD_INPUT = {
     "workload that fails at once": (
         ["workload={name: 'tests.plugin_workloads:Forgetful'}"],
         "fails on its first two samples: KeyError: 'pixels'",
+    ),
+    "model that does not fit the data": (
+        ["workload={name: classifier, model: 'tests.plugin_workloads:misfit'}"],
+        "fails on its first two samples: RuntimeError",
+    ),
+    "model of another signature": (
+        ["workload={name: classifier, model: 'tests.plugin_workloads:no_arguments'}"],
+        "unexpected keyword argument 'shape'",
     ),
     "option of another type": (["workload={name: classifier, hidden: wide}"], "cannot take hidden = 'wide'"),
     "number that is a truth": (["workload={name: classifier, held_out: true}"], "it is a number"),

@@ -138,17 +138,25 @@ def test_two_runs_write_the_same_deterministic_columns(study, tmp_path):
             assert [{c: r[c] for c in exact} for r in a] == [{c: r[c] for c in exact} for r in b]
 
 
-def test_a_deadline_leaves_trials_stopped_and_a_later_run_finishes_them(tmp_path):
-    trials, work = assignment(tmp_path, deadline=1.0)
-    run_packed(work, trials, threads=1)
-    assert {last_commit(Store(tmp_path), t.key)["status"] for t in trials} == {"stopped"}
-    assert last_commit(Store(tmp_path), trials[0].key)["cause"] == "limits.wall_s = 1"
+def test_a_deadline_leaves_trials_stopped_and_a_later_run_finishes_them(tmp_path, monkeypatch):
     trials, work = assignment(tmp_path)
+    asked = iter(["", "", "", "limits.wall_s = 1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Assignment, "stop", lambda self: next(asked))
+        run_packed(work, trials, threads=1)
+    commits = [last_commit(Store(tmp_path), t.key) for t in trials]
+    assert {(c["status"], c["cause"], c["step"]) for c in commits} == {("stopped", "limits.wall_s = 1", 3)}
     run_packed(work, trials, threads=1)
     commits = [last_commit(Store(tmp_path), t.key) for t in trials]
     assert {c["status"] for c in commits} == {"reached", "limit"}
     assert {c["attempt"] for c in commits} == {1}
     assert {r["attempt"] for r in rows(tmp_path, trials[0].key, "steps")} == {1}
+
+
+def test_nothing_starts_after_the_deadline(tmp_path):
+    trials, work = assignment(tmp_path, deadline=1.0)
+    run_packed(work, trials, threads=1)
+    assert not (tmp_path / "trials").exists()
 
 
 def test_divergence_is_a_result(tmp_path):

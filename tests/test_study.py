@@ -138,7 +138,7 @@ def test_too_few_batches_give_no_fit_and_say_which_target_has_enough(tmp_path: P
     result = analyse(write_study(tmp_path / "s", noise=0.03), target=0.3)
     assert result.fit is None
     assert result.fit_reason in answer(result)
-    assert "--target 1 has enough" in result.fit_reason
+    assert "take the easier target 1, which enough runs reached" in result.fit_reason
     assert [batch for batch, _ in result.missing] == [16, 64, 256, 1024]
     assert result.noise is None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, unfinished, workload_of
 from scaleexp.plan import directed_targets, make_plan
 from scaleexp.progress import Watch, shown
+from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.trial import Plan
 
@@ -80,25 +83,44 @@ def open_study(prepared: Prepared, root: str | Path) -> Store:
         StorageError: it cannot be written.
     """
     store = Store(root)
-    dumped = {"schema_version": schema.SCHEMA_VERSION, **prepared.study.model_dump(mode="json")}
-    try:
-        store.write_json(schema.STUDY_FILE, dumped)
-    except FileExistsError:
-        differing = [d for d in _differences(store.read_json(schema.STUDY_FILE), dumped) if d not in _OF_ONE_RUN]
-        if differing:
-            raise ConfigError(
-                f"{store.root} holds a study that differs in {', '.join(differing)}: give another --storage, "
-                "or the study that it holds."
-            ) from None
-    plan_file = prepared.plan.to_file(list(prepared.targets), unit=prepared.unit)
-    plans = store.names(schema.PLAN_DIR)
-    if not plans:
-        store.write_json(f"{schema.PLAN_DIR}/0001.json", plan_file)
-    elif _differences(store.read_json(f"{schema.PLAN_DIR}/{plans[-1]}"), json.loads(json.dumps(plan_file))):
-        raise ConfigError(
-            f"{store.root} was planned from other data or other rules of the same name: give another --storage."
-        )
+    _check_same(prepared, store)
+    with suppress(FileExistsError):
+        store.write_json(schema.STUDY_FILE, _dumped(prepared))
+    if not store.names(schema.PLAN_DIR):
+        store.write_json(f"{schema.PLAN_DIR}/0001.json", _plan_file(prepared))
     return store
+
+
+def _dumped(prepared: Prepared) -> dict[str, Any]:
+    return {"schema_version": schema.SCHEMA_VERSION, **prepared.study.model_dump(mode="json")}
+
+
+def _plan_file(prepared: Prepared) -> schema.PlanFile:
+    return prepared.plan.to_file(list(prepared.targets), unit=prepared.unit)
+
+
+def _check_same(prepared: Prepared, store: Store) -> None:
+    """Refuse a directory that holds another study; an empty or missing one is fine.
+
+    Raises:
+        ConfigError: it holds another study, or one planned from other data.
+    """
+    if schema.STUDY_FILE in store.names(""):
+        held = store.read_json(schema.STUDY_FILE)
+        differing = [d for d in _differences(held, _dumped(prepared)) if d not in _OF_ONE_RUN]
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""  # enough to see
+            raise ConfigError(
+                f"{store.root} holds the study {held.get('name')!r}, which differs in {', '.join(differing[:3])}{more}"
+                ": give another --storage, where everything runs anew, or the study that it holds."
+            )
+    plans = store.names(schema.PLAN_DIR)
+    if plans:
+        held, wanted = store.read_json(f"{schema.PLAN_DIR}/{plans[-1]}"), json.loads(json.dumps(_plan_file(prepared)))
+        if _differences(held, wanted):
+            raise ConfigError(
+                f"{store.root} was planned from other data or other rules of the same name: give another --storage."
+            )
 
 
 def run_study(prepared: Prepared, root: str | Path) -> Outcome:
@@ -114,11 +136,13 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
     from scaleexp.launch.tune import run_phases
 
     begin = time.monotonic()
-    store = open_study(prepared, root)
+    store = Store(root)
+    _check_same(prepared, store)
     waiting = unfinished(store, prepared.plan.trials)
     failures = []
     if waiting:
         with ray_cluster(waiting) as resources:
+            open_study(prepared, root)  # only now: a study that can never run leaves no directory behind
             assignment = _assignment(prepared, store, resources)
             with shown(Watch.from_now(store, waiting)):
                 failures = run_phases(assignment, waiting, resources)
@@ -137,10 +161,8 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
 
 def statuses(store: Store, trials: Sequence[Trial]) -> dict[str, int]:
     """Number of trials by the status of their last commit; `waiting` for those without one."""
-    watch = Watch(store=store, trials=trials)
-    watch.look()
-    waiting = len(watch.waiting)
-    return dict(watch.ended) | ({"waiting": waiting} if waiting else {})
+    commits = [last_commit(store, t.key) for t in trials]
+    return dict(Counter(c["status"] if c else "waiting" for c in commits))
 
 
 def _assignment(prepared: Prepared, store: Store, resources: Resources) -> Assignment:

@@ -57,6 +57,8 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
     failures: list[PackFailure] = []
     by_processes = sorted(trials, key=lambda t: (t.engine != "packed", t.processes))
     for (engine, _), phase in groupby(by_processes, key=lambda t: (t.engine, t.processes)):
+        if assignment.stop():
+            break
         chosen = packs(list(phase), slots=resources.cpus)
         failures += _fit(assignment, chosen, real=engine == "ddp", use_gpu=resources.gpus > 0)
     return failures

@@ -54,10 +54,16 @@ def _check_model(name: str, workload: Workload) -> None:
     """Refuse models whose W virtual workers are not exactly one: layers with running statistics or random draws."""
     from torch import nn
 
-    model = workload.model(0)
     refused = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    found = sorted({type(m).__name__ for m in model.modules() if isinstance(m, refused)})
-    if found or workload.couples_examples or workload.random or _draws(name, workload, model):
+    found: list[str] = []
+    try:
+        model = workload.model(0)
+        found = sorted({type(m).__name__ for m in model.modules() if isinstance(m, refused)})
+        draws = bool(found) or workload.couples_examples or workload.random or _draws(workload, model)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"The workload {name!r} fails on its first two samples: {told}.") from error
+    if draws:
         why = f"its model has {', '.join(found)}" if found else "it couples the examples of a batch or draws at random"
         raise ConfigError(
             f"The workload {name!r} cannot be run: {why}, and this version trains only losses that are means over "
@@ -65,15 +71,11 @@ def _check_model(name: str, workload: Workload) -> None:
         )
 
 
-def _draws(name: str, workload: Workload, model: Module) -> bool:
+def _draws(workload: Workload, model: Module) -> bool:
     """Whether two passes over the same two samples differ."""
-    try:
-        batch = workload.batch(0, 0, 2)
-        losses = [workload.loss(model, batch, lambda rows: rows).item() for _ in range(2)]
-    except Exception as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"The workload {name!r} fails on its first two samples: {told}.") from error
-    return losses[0] != losses[1]
+    batch = workload.batch(0, 0, 2)
+    first, second = (workload.loss(model, batch, lambda rows: rows).item() for _ in range(2))
+    return first != second
 
 
 def _factory(name: str) -> Callable[..., Workload]:
