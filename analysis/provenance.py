@@ -35,7 +35,7 @@ def measured_rows(study: StudyAnalysis) -> tuple[tuple[str, str], ...]:
         ("Sample limit", f"{values(f['limit_samples'] for f in facts)} {unit} per run"),
         (
             "Trials",
-            f"{len(facts)} with a record, {len(commits)} with a commit: {_statuses(c['status'] for c in commits)}",
+            f"{len(facts)} begun, of which {_statuses(c['status'] for c in commits) or 'none has a commit'}",
         ),
         ("Realisation", settings(c["realisation"] for c in commits)),
         ("Hardware", settings(f["hardware"] for f in facts)),
@@ -80,11 +80,12 @@ def settings(mappings: Iterable[Mapping[str, Any]]) -> str:
     """Nested settings of many trials in one line: a key once where all agree, its values side by side where not.
 
     >>> settings([{"name": "sgd", "wd": {"value": 0.1}}, {"name": "sgd", "wd": {"value": 0.2}}])
-    'name sgd, wd.value 0.1 | 0.2'
+    'sgd, wd.value 0.1 | 0.2'
     """
     flats = [dict(_flat(m)) for m in mappings]
     keys = dict.fromkeys(key for flat in flats for key in flat)
-    return ", ".join(f"{key} {values(flat[key] for flat in flats if key in flat)}" for key in keys)
+    said = {key: values(flat[key] for flat in flats if key in flat) for key in keys}
+    return ", ".join(value if key == "name" else f"{key} {value}" for key, value in said.items())
 
 
 def values(found: Iterable[Any]) -> str:

@@ -50,8 +50,10 @@ class LogGrid(Part):
         >>> LogGrid(count=5, span=16.0).multipliers()
         (0.25, 0.5, 1.0, 2.0, 4.0)
         """
-        if self.count % 2 == 0 or (self.count > 1) != (self.span > 1):
-            raise ValueError("count must be odd, so that 1 is on the grid, and span above 1 when count is")
+        if self.count % 2 == 0:
+            raise ValueError(f"count is {self.count}; it must be odd, so that 1 is on the grid")
+        if (self.count > 1) != (self.span > 1):
+            raise ValueError(f"count is {self.count} and span {self.span:g}; one multiplier spans 1, more span above 1")
         half = self.count // 2
         return tuple(as_trained(self.span ** (i / (2 * half)) if half else 1.0) for i in range(-half, half + 1))
 

@@ -61,9 +61,11 @@ def workload_of(study: Study) -> Workload:
 
 
 def unfinished(store: Store, trials: Sequence[Trial]) -> list[Trial]:
-    """Trials that no commit has finished."""
-    commits = [(trial, last_commit(store, trial.key)) for trial in trials]
-    return [t for t, commit in commits if commit is None or commit["status"] not in schema.FINAL_STATUSES]
+    """Trials that no commit has finished; those that failed before come last, so that they hold up no other."""
+    commits = {trial.key: last_commit(store, trial.key) for trial in trials}
+    status = {key: commit["status"] if commit else "waiting" for key, commit in commits.items()}
+    left = [t for t in trials if status[t.key] not in schema.FINAL_STATUSES]
+    return sorted(left, key=lambda t: status[t.key] == "failed")
 
 
 def noise_every_steps(study: Study, batch_size: int) -> int:

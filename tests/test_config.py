@@ -217,7 +217,7 @@ def test_what_is_no_study_file_is_refused_in_one_sentence(tmp_path, content, mes
         ("seeds=[-1]", "seeds.0 is -1; it must be greater than or equal to 0."),
         ("lr_rules=[sqr]", "There is no rule 'sqr'; did you mean 'sqrt'?"),
         ("lr_multipliers=[0.5, 2]", "1 must be among the multipliers"),
-        ("lr_multipliers={count: 4, span: 16}", "lr_multipliers: count must be odd"),
+        ("lr_multipliers={count: 4, span: 16}", "lr_multipliers: count is 4; it must be odd"),
         ("lr_multipliers={count: 1e9, span: 16}", "count is 1000000000"),
         ("name=../escape", 'name is "../escape"; what is meant: Name of the study and of its directory'),
         ("name='..'", 'name is ".."'),

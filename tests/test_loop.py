@@ -184,7 +184,11 @@ def test_an_error_in_the_middle_is_committed_as_a_failure_and_raised(tmp_path, m
     assert commits[0]["cause"] == "RuntimeError: the model broke"
     assert commits[0]["samples"] == 64
     assert len(rows(tmp_path, trials[0].key, "steps")) == 4
-    assert len(unfinished(Store(tmp_path), trials)) == len(trials)
+    monkeypatch.undo()
+    run_packed(work, trials[:2], threads=1)
+    assert unfinished(Store(tmp_path), trials) == list(trials[2:])
+    more, _ = assignment(tmp_path, "seeds=3")
+    assert [t.seed for t in unfinished(Store(tmp_path), more)] == [2, 2, 2, 0, 1, 0, 1]
 
 
 def test_the_noise_cadence_is_fixed_by_the_study():

@@ -242,7 +242,7 @@ def test_noise_scale_and_b_crit_are_never_equated(pages):
 def test_facts_shared_by_all_trials_are_told_once_and_others_side_by_side():
     rows = dict(provenance.measured_rows(ok()))
     assert rows["Seeds"] == "0 | 1 | 2"
-    assert rows["Optimizer"] == "name sgd, momentum 0.9"
+    assert rows["Optimizer"] == "sgd, momentum 0.9"
     assert "9f86d081884c7d65" in rows["Data"]
     assert rows["Targets"] == "eval_loss ≤ 0.5, 0.35. This report: eval_loss ≤ 0.35"
     assert "git 0123456789abcdef" in rows["Code"]
