@@ -137,11 +137,10 @@ def _planned(prepared: Prepared, *, calibrate: bool) -> tuple[dict[str, Any], st
     from shutil import get_terminal_size
 
     from scaleexp.calibrate import seconds_at_most
-    from scaleexp.execute import workload_of
     from scaleexp.plan_table import plan_document, render_plan
 
     study, trials = prepared.study, prepared.plan.trials
-    seconds = seconds_at_most(study, workload_of(study), trials) if calibrate else None
+    seconds = seconds_at_most(study, prepared.workload, trials) if calibrate else None
     document = plan_document(prepared.plan, study, seconds)
     return document, render_plan(document, width=get_terminal_size().columns)
 

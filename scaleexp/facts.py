@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 _PACKAGES = ("scaleexp", "ray", "torch", "pyarrow", "numpy")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages whose numerics or formats matter.
 
@@ -47,6 +49,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@cache
 def hardware() -> dict[str, Any]:
     """This machine: processor, cores, memory, accelerators. No host name and no address."""
     import torch

@@ -51,11 +51,11 @@ class Recipe:
 
 @dataclass(slots=True)
 class _Active:
-    """A trial under way: its log (None on processes that write nothing) and what it has seen."""
+    """A trial under way: its log (None where another process writes), its last two values, the targets it reached."""
 
     lr: float
     log: TrialLog | None
-    values: dict[str, list[float]] = field(default_factory=dict)
+    last_two: dict[str, list[float]] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
 
 
@@ -127,12 +127,11 @@ def _evaluate(engine: Engine, pack: _Pack, recipe: Recipe) -> None:
     for i, trial in enumerate(pack.active):
         values = {name: float(v[i]) for name, v in metrics.items()}
         for name, value in values.items():
-            trial.values.setdefault(name, []).append(value)
+            trial.last_two[name] = [*trial.last_two.get(name, [])[-1:], value]
         if trial.log:
             trial.log.evaluation(step=pack.step, samples=pack.samples, values=values, eval_s=eval_s)
         for target in recipe.targets:
-            last_two = trial.values[target["metric"]][-2:]
-            if first_confirmed(last_two, target["values"][-1], target["direction"]) is not None:
+            if first_confirmed(trial.last_two[target["metric"]], target["values"][-1], target["direction"]) is not None:
                 trial.reached.add(target["metric"])
 
 

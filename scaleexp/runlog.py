@@ -7,10 +7,9 @@ commit binds the segments written so far by their sha256, and only then do their
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -132,12 +131,14 @@ class TrialLog:
             "elapsed_s": time.monotonic() - self._begin,
             "committed_utc": utc_now(),
         }
-        content = (json.dumps(commit, indent=1) + "\n").encode()
-        self._write(f"{schema.COMMITS_DIR}/{self._number:04d}.json", content)
+        with self._sole_writer():
+            self._store.write_json(f"{self._directory}/{schema.COMMITS_DIR}/{self._number:04d}.json", commit)
 
-    def _write(self, name: str, content: bytes) -> None:
+    @contextmanager
+    def _sole_writer(self) -> Iterator[None]:
+        """A name that is taken means that another run writes this trial too."""
         try:
-            self._store.write(f"{self._directory}/{name}", content)
+            yield
         except FileExistsError as error:
             raise StorageError(
                 f"another run is writing trial {self.key} in {self._store.root}: wait for it, or give another --storage"
@@ -154,7 +155,8 @@ class TrialLog:
             return
         content = encode(table, rows, self._identity | (self._split if table == "steps" else {}))
         file = f"{schema.SEGMENTS_DIR}/a{self._attempt:03d}-{len(self._segments) + 1:04d}-{table}.parquet"
-        self._write(file, content)
+        with self._sole_writer():
+            self._store.write(f"{self._directory}/{file}", content)
         digest = hashlib.sha256(content).hexdigest()
         self._segments.append({"file": file, "table": table, "sha256": digest, "rows": len(rows)})
         rows.clear()

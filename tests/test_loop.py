@@ -13,9 +13,10 @@ import pytest
 from scaleexp import schema
 from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
+from scaleexp.errors import StorageError
 from scaleexp.execute import Assignment, noise_every_steps, run_packed, unfinished
 from scaleexp.launch.runner import prepare
-from scaleexp.runlog import last_commit
+from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.storage import Store
 
 SETS = [
@@ -204,3 +205,15 @@ def test_warmup_scales_the_logged_learning_rate(tmp_path):
     steps = rows(tmp_path, trials[0].key, "steps")
     expected = [min(1.0, (i + 0.5) / 10) * trials[0].lr for i in range(len(steps))]
     np.testing.assert_allclose([r["step_lr"] for r in steps], expected, rtol=1e-12)
+
+
+def test_a_second_writer_of_a_trial_is_told_so_and_changes_nothing(tmp_path):
+    trials, work = assignment(tmp_path)
+    run_packed(work, trials[:1], threads=1)
+    directory = tmp_path / "trials" / trials[0].key
+    facts = json.loads((directory / "trial.json").read_text())
+    first, second = (TrialLog(Store(tmp_path), facts, {}) for _ in range(2))
+    first.commit(step=0, samples=0, status="stopped")
+    with pytest.raises(StorageError, match="another run is writing trial"):
+        second.commit(step=1, samples=16, status="stopped")
+    assert last_commit(Store(tmp_path), trials[0].key)["step"] == 0

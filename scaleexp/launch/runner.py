@@ -24,6 +24,7 @@ from scaleexp.trial import Plan
 if TYPE_CHECKING:
     from scaleexp.launch.cluster import Resources
     from scaleexp.trial import Trial
+    from scaleexp.workloads.base import Workload
 
 
 _OF_ONE_RUN = frozenset({"limits.wall_s", "limits.gpu_hours", "limits.usd", "price_usd_per_worker_hour", "hardware"})
@@ -38,13 +39,13 @@ class Prepared:
         study: as validated.
         plan: its trials.
         targets: with their directions.
-        unit: of a sample.
+        workload: its workload, the data loaded.
     """
 
     study: Study
     plan: Plan
     targets: tuple[schema.Target, ...]
-    unit: str
+    workload: Workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +73,7 @@ def prepare(study: Study) -> Prepared:
     check_against_data(study, workload.n_train, workload.metrics)
     plan = make_plan(study, workload.data_sha256, statistics_depend_on_split=False)
     targets = tuple(directed_targets(study, workload.metrics))
-    return Prepared(study=study, plan=plan, targets=targets, unit=workload.unit)
+    return Prepared(study=study, plan=plan, targets=targets, workload=workload)
 
 
 def open_study(prepared: Prepared, root: str | Path) -> Store:
@@ -96,7 +97,7 @@ def _dumped(prepared: Prepared) -> dict[str, Any]:
 
 
 def _plan_file(prepared: Prepared) -> schema.PlanFile:
-    return prepared.plan.to_file(list(prepared.targets), unit=prepared.unit)
+    return prepared.plan.to_file(list(prepared.targets), unit=prepared.workload.unit)
 
 
 def _check_same(prepared: Prepared, store: Store) -> None:
