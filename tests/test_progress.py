@@ -85,3 +85,14 @@ def test_what_an_earlier_run_left_unfinished_is_not_done(tmp_path, trials):
     end(tmp_path, trials[0], 1000, "limit")
     watch.look()
     assert watch.line(1.0).startswith("1/4 trials done, 0 running")
+
+
+def test_a_trial_that_a_limit_stops_now_is_not_done(tmp_path, trials):
+    for trial in trials:
+        begin(tmp_path, trial)
+    end(tmp_path, trials[0], 100, "stopped")
+    end(tmp_path, trials[1], 100, "reached")
+    watch = Watch(store=Store(tmp_path), trials=trials)
+    watch.look()
+    assert watch.line(1.0).startswith("1/4 trials done, 3 running")
+    assert watch.ended == {"reached": 1}
