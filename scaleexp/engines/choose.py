@@ -20,6 +20,7 @@ from torch.func import grad_and_value, vmap
 
 from scaleexp.engines.kernels import KERNELS, Kernel, Trainee, evaluation_mode
 from scaleexp.engines.stack import Stack
+from scaleexp.engines.traced import PAYS_AFTER
 from scaleexp.workloads.base import Batch
 
 NOISE_BUDGET = 0.025
@@ -29,6 +30,8 @@ CLEARLY_FASTER = 0.9
 COMPILE_PAYS_S = 600.0
 """A pack that may end sooner is never compiled: that takes 5 to 20 s for each size to which the pack shrinks."""
 
+_HOPELESS = 1.5
+"""A kernel whose first run takes this many times what another needs is timed once: warmth does not make up for it."""
 _ENOUGH = 64
 """Samples that show whether bits depend on the place in a pack."""
 _LONG_S, _VERY_LONG_S = 0.02, 1.0
@@ -45,7 +48,8 @@ class Choice:
     Attributes:
         kernel: for gradients.
         evaluating: for held-out metrics.
-        seconds: of one pass over the batch, by kernel name, and of one evaluation ("evaluation: " before the name).
+        seconds: of one pass over the batch, by kernel name, and over the held-out samples that were given
+            ("evaluation: " before the name).
         note: why a kernel was not used; empty if none failed.
     """
 
@@ -75,7 +79,7 @@ def choose_kernel(
         stack: the trials.
         samples: of each trial that pass through its model together.
         wanted: a kernel, or `time`.
-        held_out: samples that are evaluated together.
+        held_out: enough samples to show which kernel evaluates faster.
         compiled: whether a compiled kernel is timed: `auto` where the pack may take `COMPILE_PAYS_S`.
         steps_ahead: the most steps to come.
         evaluating: kernel for held-out metrics; None for the fastest, or for the one that was asked for. With it
@@ -94,13 +98,19 @@ def choose_kernel(
         except Exception as error:  # noqa: BLE001  # raised below if nothing else runs
             failures[name] = error
 
+    def kernel_of(name: str) -> Kernel:
+        if name not in kernels:
+            kernels[name] = KERNELS[name](trainee)
+        return kernels[name]
+
     def attempt_pass(name: str) -> None:
-        kernels[name] = kernel = KERNELS[name](trainee)
-        attempt(name, passes, lambda: _seconds(kernel, stack, samples))
+        attempt(name, passes, lambda: _pass_s(kernel_of(name), stack, samples, steps_ahead, _hopeless(passes)))
 
     _warm_up()
-    attempt_pass("vmap" if wanted == "time" else wanted)
-    if wanted == "time" or (not passes and evaluating is None):
+    names = ["one by one", "vmap"] if wanted == "time" else [wanted]
+    for name in names:
+        attempt_pass(name)
+    if not passes and evaluating is None:
         attempt_pass("one by one")
     long = bool(passes) and steps_ahead * min(passes.values()) > COMPILE_PAYS_S
     if wanted == "time" and (compiled == "always" or (compiled == "auto" and long)):
@@ -108,12 +118,11 @@ def choose_kernel(
     if not passes:
         raise next(reversed(failures.values()))
     chosen = fastest(passes)
-    candidates = [evaluating] if evaluating else ["vmap", "one by one"] if wanted == "time" else [chosen, "one by one"]
+    candidates = [evaluating] if evaluating else names if wanted == "time" else [chosen, "one by one"]
     for name in dict.fromkeys(candidates):
-        if name not in kernels:
-            kernels[name] = KERNELS[name](trainee)
         if wanted == "time" or not evaluations:
-            attempt(name, evaluations, partial(_evaluation_s, trainee, kernels[name], stack, held_out))
+            kernel, limit = kernel_of(name), _hopeless(evaluations)
+            attempt(name, evaluations, partial(_evaluation_s, trainee, kernel, stack, held_out, limit))
     if not evaluations:
         raise next(reversed(failures.values()))
     timings = passes | {f"evaluation: {name}": value for name, value in evaluations.items()}
@@ -122,22 +131,42 @@ def choose_kernel(
     return Choice(kernel=kernels[chosen], evaluating=kernels[by], seconds=timings, note="; ".join(notes))
 
 
+def _hopeless(others: Mapping[str, float]) -> float:
+    """A first run that takes as long [seconds] decides against a kernel, warm or not."""
+    return max(_HOPELESS * min(others.values(), default=math.inf), _LONG_S)
+
+
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _seconds(kernel: Kernel, stack: Stack, samples: int) -> float:
-    """Least wall time of one pass."""
-    held = stack.taken(kernel.padded(range(len(stack)), len(stack)))
+def _pass_s(kernel: Kernel, stack: Stack, samples: int, steps_ahead: int, hopeless: float) -> float:
+    """Least wall time of one pass of all trials; a recording is made first if it will pay and the pass is short."""
+    held, times = _timed_part(kernel, stack)
     batch, first = held.batch(0, samples), torch.tensor(0, device=held.dropout_seeds.device)
-    return briefly(lambda: kernel(held, held.joined(batch) if kernel.copies else batch, first, {}))
+
+    def run() -> None:
+        kernel(held, held.joined(batch) if kernel.copies else batch, first, {})
+
+    if steps_ahead >= PAYS_AFTER and best_of(run, repeats=1, warm=True) < _LONG_S:
+        kernel.record()
+        run()
+    return times * briefly(run, hopeless)
 
 
-def _evaluation_s(trainee: Trainee, kernel: Kernel, stack: Stack, held_out: Batch) -> float:
-    """Least wall time of one evaluation."""
-    held = stack.taken(kernel.padded(range(len(stack)), len(stack)))
+def _evaluation_s(trainee: Trainee, kernel: Kernel, stack: Stack, held_out: Batch, hopeless: float) -> float:
+    """Least wall time of one evaluation of all trials."""
+    held, times = _timed_part(kernel, stack)
     with evaluation_mode(trainee.template):
-        return briefly(lambda: kernel.metric_sums(held, held_out))
+        return times * briefly(lambda: kernel.metric_sums(held, held_out), hopeless)
+
+
+def _timed_part(kernel: Kernel, stack: Stack) -> tuple[Stack, float]:
+    """Trials to time, and how many times that all of them take: one after another, two tell of all."""
+    if kernel.copies:
+        return stack.taken(kernel.padded(range(len(stack)), len(stack))), 1.0
+    few = min(len(stack), 2)
+    return stack.taken(range(few)), len(stack) / few
 
 
 def same_bits_in_any_pack(kernel: Kernel, stack: Stack, samples: int) -> bool:
@@ -174,13 +203,14 @@ def median_of(run: Callable[[], object], *, repeats: int) -> float:
     return statistics.median(best_of(run, repeats=1, warm=True) for _ in range(repeats))
 
 
-def briefly(run: Callable[[], object]) -> float:
+def briefly(run: Callable[[], object], hopeless: float = math.inf) -> float:
     """Wall time of a run [seconds]: the least of four, of two where one is long, of one where it is very long.
 
-    The first also warms up. How often it runs depends on the clock: not for what several processes must do alike.
+    The first also warms up, and if it takes `hopeless` seconds it is the only one. How often it runs depends on the
+    clock: not for what several processes must do alike.
     """
     first = best_of(run, repeats=1, warm=True)
-    if first > _VERY_LONG_S:
+    if first > min(_VERY_LONG_S, hopeless):
         return first
     return min(first, best_of(run, repeats=1 if first > _LONG_S else 3, warm=True))
 
@@ -194,12 +224,12 @@ def _warm_up() -> None:
 
 
 def fastest(seconds: Mapping[str, float]) -> str:
-    """Name of the kernel to use: the first unless another is clearly faster.
+    """Name of the kernel to use: the first of `KERNELS` unless another is clearly faster.
 
-    >>> fastest({"vmap": 1.0, "one by one": 0.95}), fastest({"vmap": 1.0, "one by one": 0.8})
+    >>> fastest({"one by one": 0.95, "vmap": 1.0}), fastest({"one by one": 0.8, "vmap": 1.0})
     ('vmap', 'one by one')
     """
-    first = next(iter(seconds))
+    first = next(name for name in KERNELS if name in seconds)
     best = min(seconds, key=lambda name: seconds[name])
     return best if seconds[best] < CLEARLY_FASTER * seconds[first] else first
 

@@ -163,6 +163,10 @@ class Kernel(Protocol):
         """Rows to hold so that these come first; `held` is how many are held now."""
         ...
 
+    def record(self, *, tapped: bool = False) -> None:
+        """Many calls (with taps) are to come of which the next is an example: what makes them fast may be slow once."""
+        ...
+
 
 class VmapKernel:
     """All trials in one call of torch.func.vmap; a lone trial is doubled, because K = 1 has other bits than K >= 2."""
@@ -175,19 +179,28 @@ class VmapKernel:
         self._trainee = trainee
         one = grad_and_value(trainee.functional_loss, argnums=(0, 1), has_aux=True)
         self._eager: Callable[..., Any] = vmap(one, in_dims=(0, 0, 0, 0, 0, None))
-        self._plain: Callable[..., Any] = Traced(self._eager)
+        self._traced, self._tapped = Traced(self._eager), Traced(self._with_norms)
+        self._plain: Callable[..., Any] = self._traced
         self._metrics = vmap(trainee.metric_sums, in_dims=(0, None))
 
     def __call__(self, stack: Stack, batch: Batch, first: Tensor, taps: Stacked) -> Gradients:
         """Gradients of every trial."""
-        run = self._eager if taps else self._plain
-        found = run(stack.params, taps, stack.fixed, stack.dropout_seeds, batch, first)
-        (grads, tap_grads), (loss, (statistics, inputs)) = found
+        arguments = (stack.params, taps, stack.fixed, stack.dropout_seeds, batch, first)
         norms: Stacked = {}
-        if taps and self._trainee.taps:
-            of, rows = self._trainee.taps.squared_norms, batch[0].shape[1]
-            norms = vmap(lambda i, t: of(i, t, rows))(inputs, tap_grads)
+        if taps:
+            grads, loss, statistics, norms = self._tapped(*arguments)
+        else:
+            (grads, _), (loss, (statistics, _)) = self._plain(*arguments)
         return Gradients(grads=grads, loss=loss, statistics=statistics, norms=norms)
+
+    def _with_norms(
+        self, params: Stacked, taps: Stacked, fixed: Stacked, seeds: Tensor, batch: Batch, first: Tensor
+    ) -> tuple[Stacked, Tensor, Stacked, Stacked]:
+        """Gradients, losses and statistics as ever, and the squared norms of the per-example gradients."""
+        assert self._trainee.taps is not None, "taps come from them"
+        (grads, tap_grads), (loss, (statistics, inputs)) = self._eager(params, taps, fixed, seeds, batch, first)
+        of, rows = self._trainee.taps.squared_norms, batch[0].shape[1]
+        return grads, loss, statistics, vmap(lambda i, t: of(i, t, rows))(inputs, tap_grads)
 
     @torch.no_grad()
     def metric_sums(self, stack: Stack, batch: Batch) -> Stacked:
@@ -198,6 +211,10 @@ class VmapKernel:
     def padded(self, rows: Sequence[int], held: int) -> list[int]:
         """A lone row twice."""
         return list(rows) if len(rows) > 1 else list(rows) * 2
+
+    def record(self, *, tapped: bool = False) -> None:
+        """The next call records."""
+        (self._tapped if tapped else self._traced).record()
 
 
 class CompiledVmapKernel(VmapKernel):
@@ -285,12 +302,16 @@ class OneByOneKernel:
         """Exactly these."""
         return list(rows)
 
+    def record(self, *, tapped: bool = False) -> None:
+        """Nothing to prepare."""
+
 
 KERNELS: dict[str, Callable[[Trainee], Kernel]] = {
     "vmap": VmapKernel,
     "one by one": OneByOneKernel,
     "compiled vmap": CompiledVmapKernel,
 }
+"""By name. The first is taken unless another is clearly faster."""
 
 
 def _stacked(rows: Sequence[Stacked]) -> Stacked:

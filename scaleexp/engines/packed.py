@@ -20,6 +20,7 @@ from scaleexp.engines.choose import Compile, KernelName, briefly, choose_kernel,
 from scaleexp.engines.kernels import Gradients, Trainee, evaluation_mode, weighted_mean
 from scaleexp.engines.setup import linear_taps, pieces, prepared_model, restore_into, shards_of, sliced, state_of
 from scaleexp.engines.stack import Stack, Stacked
+from scaleexp.engines.traced import PAYS_AFTER
 from scaleexp.noise_scale import shard_sizes, squared_norms_by_layer
 from scaleexp.optimizers import make_optimizer
 from scaleexp.sampling import derived_seed
@@ -29,6 +30,10 @@ INPUT_BYTES_AT_ONCE = 2**28
 """Inputs of all trials that pass through the models together; larger batches are accumulated."""
 EVALUATED_AT_ONCE = 4096
 """Held-out samples of a trial that pass through its model together."""
+MEASURED_EVERY = 16
+"""About how many steps lie between two that measure, for what is prepared before their cadence is set."""
+EVALUATED_TO_CHOOSE = 128
+"""Held-out samples that show which kernel evaluates faster."""
 
 
 class PackedEngine:
@@ -82,7 +87,7 @@ class PackedEngine:
         torch.set_num_threads(threads)
         self._workload, self._workers, self._most_shards = workload, workers, noise_shards
         self._device, self._per_layer, self._size = torch.device(device), per_layer, len(seeds)
-        self._group = statistics_group
+        self._group, self._steps_ahead = statistics_group, steps_ahead
         template, self._exact = prepared_model(workload, derived_seed(seeds[0], "init"), statistics_group)
         template.to(self._device)
         taps = linear_taps(workload, template, self._exact)
@@ -99,7 +104,7 @@ class PackedEngine:
             together,
             record["kernel"] if record else kernel,
             compiled=compiled,
-            held_out=self._held_out(0),
+            held_out=self._held_out(0, EVALUATED_TO_CHOOSE),
             steps_ahead=steps_ahead * len(self._pieces(batch_size)),
             evaluating=record["evaluation_kernel"] if record else None,
         )
@@ -218,9 +223,9 @@ class PackedEngine:
             return shard_sizes(size // self._workers, shards // self._workers) * self._workers
         return shard_sizes(size, shards)
 
-    def _held_out(self, start: int) -> Batch:
+    def _held_out(self, start: int, most: int = EVALUATED_AT_ONCE) -> Batch:
         """Held-out samples that are evaluated together, from this one on."""
-        batch = self._workload.eval_batch(start, min(self._workload.n_eval, start + EVALUATED_AT_ONCE))
+        batch = self._workload.eval_batch(start, min(self._workload.n_eval, start + most))
         return tuple(part.to(self._device) for part in batch)
 
     # -- the pack -----------------------------------------------------------------------------------------------------
@@ -258,4 +263,6 @@ class PackedEngine:
         batch = self._stack.batch(0, batch_size)
         timed = self.timings.get(self._kernel.name) if self._pieces(batch_size) == (batch_size,) else None
         plain_s = timed or briefly(lambda: self._gradients(0, batch))
+        if self._taps and self._steps_ahead >= PAYS_AFTER * MEASURED_EVERY:
+            self._kernel.record(tapped=True)
         return plain_s, briefly(lambda: self._measured(0, batch)) if self._shards(batch_size) else plain_s

@@ -53,6 +53,7 @@ class Stack:
         self, workload: Workload, seeds: Sequence[int], model: Callable[[int], nn.Module], device: torch.device
     ) -> None:
         self._workload, self._seeds, self._device = workload, list(seeds), device
+        self._orders = _data_seeds(seeds)
         self._kept: dict[int, Tensor] = {}
         models = {s: model(derived_seed(s, "init")) for s in dict.fromkeys(seeds)}
         tensors = {s: {**dict(m.named_parameters()), **dict(m.named_buffers())} for s, m in models.items()}
@@ -76,6 +77,7 @@ class Stack:
         index = torch.tensor(list(rows), device=self._device)
         copy._workload, copy._device, copy._kept = self._workload, self._device, {}
         copy._seeds = [self._seeds[r] for r in rows]
+        copy._orders = _data_seeds(copy._seeds)
         copy.params = {n: t[index] for n, t in self.params.items()}
         copy.fixed = {n: t[index] for n, t in self.fixed.items()}
         copy.dropout_seeds = self.dropout_seeds[index]
@@ -83,8 +85,9 @@ class Stack:
 
     def batch(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) of every trial, each `Shared`, (K, B, ...); trials of one seed see the same."""
-        own = {s: self._workload.batch(derived_seed(s, "data"), start, stop) for s in dict.fromkeys(self._seeds)}
-        own = {s: tuple(part.to(self._device) for part in batch) for s, batch in own.items()}
+        own = {s: self._workload.batch(order, start, stop) for s, order in self._orders.items()}
+        if self._device.type != "cpu":
+            own = {s: tuple(part.to(self._device) for part in batch) for s, batch in own.items()}
         shared = [Shared(part) for part in zip(*(own[s] for s in self._seeds), strict=True)]
         return cast("Batch", tuple(shared))
 
@@ -99,3 +102,8 @@ class Stack:
         if kept is None or kept.shape != shape or kept.dtype != part[0].dtype:
             kept = self._kept[number] = torch.empty(shape, dtype=part[0].dtype, device=part[0].device)
         return torch.stack(tuple(part), out=kept)
+
+
+def _data_seeds(seeds: Sequence[int]) -> dict[int, int]:
+    """The data seed of every distinct seed."""
+    return {seed: derived_seed(seed, "data") for seed in dict.fromkeys(seeds)}

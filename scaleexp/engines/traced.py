@@ -2,7 +2,8 @@
 
 torch.func takes about a millisecond a call to find out which operations to run, which for small models is most of a
 step. Once a function has been called often on tensors of the same shapes, what it runs is recorded (make_fx) and
-replayed. Nothing is compiled or reordered; a recording that does not give every bit of the original is thrown away.
+replayed. Nothing is compiled or reordered, only views that change nothing are left out; a recording that does not give
+every bit of the original is thrown away.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 PAYS_AFTER = 150
 """Calls on the same shapes before a recording is made, which costs about as much as it saves in as many more."""
-
 
 KEPT = 4
 """Shapes that are remembered: of plain steps, of two sizes of shards or pieces, and one more."""
@@ -42,6 +43,7 @@ class Traced:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
+        self._due = False
         self._seen: dict[tuple[object, ...], _Seen] = {}
 
     def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401  # trees of tensors
@@ -55,9 +57,13 @@ class Traced:
         if seen.recording is not None:
             return seen.recording(leaves)
         found = self._function(*arguments)
-        if seen.calls == PAYS_AFTER:
-            seen.recording = recorded(self._function, arguments, found)
+        if self._due or seen.calls == PAYS_AFTER:
+            seen.recording, self._due = recorded(self._function, arguments, found), False
         return found
+
+    def record(self) -> None:
+        """Record the next call of which there is no recording, because many like it are to come."""
+        self._due = True
 
 
 def recorded(
@@ -75,6 +81,7 @@ def recorded(
     expected, structure = tree_flatten(found)
     try:
         recording = make_fx(lambda a, b, c, d, e, f: function(a, b, c, d, e, f))(*arguments)
+        _leave_out_idle_views(recording)
         recording.graph.set_codegen(CodeGen())  # leaves in, leaves out
         recording.recompile()
         again = recording(*tree_leaves(arguments))
@@ -83,6 +90,18 @@ def recorded(
     if len(again) != len(expected) or not all(_same_bits(a, b) for a, b in zip(again, expected, strict=True)):
         return None
     return lambda leaves: tree_unflatten(recording(*leaves), structure)
+
+
+def _leave_out_idle_views(recording: GraphModule) -> None:
+    """Views of the same shape and strides as what they view: vmap makes many, and each costs a call."""
+    aten = torch.ops.aten
+    views = {aten.expand.default, aten.view.default, aten._unsafe_view.default}
+    for node in recording.graph.nodes:
+        if node.target in views:
+            of, is_ = node.args[0].meta["val"], node.meta["val"]
+            if of.shape == is_.shape and of.stride() == is_.stride():
+                node.replace_all_uses_with(node.args[0])
+    recording.graph.eliminate_dead_code()
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

@@ -43,7 +43,7 @@ SUBSETS: dict[str, tuple[float, list[str]]] = {
     "mlp": (1.3, []),
     "cnn": (
         0.95,
-        ["workers=[16]", "workload.model=cnn", "workload.hidden=[8, 16]", "seeds=[0, 1]", "limits.samples=3072"],
+        ["workers=[16]", "workload.model=cnn", "workload.hidden=[8, 16]", "seeds=[0, 1]", "limits.samples=12288"],
     ),
     "transformer": (
         0.95,
@@ -53,7 +53,7 @@ SUBSETS: dict[str, tuple[float, list[str]]] = {
             "workload.hidden=[64, 64]",
             "workload.held_out=200",
             "seeds=[0]",
-            "limits.samples=1024",
+            "limits.samples=4096",
             "base.lr=0.05",
         ],
     ),
