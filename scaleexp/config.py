@@ -20,6 +20,7 @@ from scaleexp.study_files import read_study_file
 from scaleexp.study_parts import (
     MAX_LIST,
     Base,
+    Checkpoint,
     Evaluation,
     Limits,
     Many,
@@ -98,6 +99,8 @@ class Study(Part):
     """Samples over which the LR rises linearly to its peak."""
     limits: Limits
     """Where trials and the study end."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How often trials commit, and whether finished ones keep their state."""
     price_usd_per_worker_hour: PositiveReal | None = None
     """Price of one GPU, or of a CPU core where there is none [US dollars per hour]; overrides that of `hardware`."""
     hardware: str | None = None

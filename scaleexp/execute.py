@@ -7,17 +7,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from scaleexp import facts, schema
-from scaleexp.loop import Recipe, Stop, train_pack
-from scaleexp.runlog import TrialLog, last_commit, utc_now
+from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
+from scaleexp.resume import Standing, standing, together, unfinished
+from scaleexp.runlog import TrialLog, utc_now
 from scaleexp.schedules import warmup_constant
 from scaleexp.storage import Store
 from scaleexp.workloads import make_workload
+from scaleexp.writer import Writer
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from scaleexp.engines.packed import PackedEngine
     from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
+
+_AGREE_S = 1.0
+"""About how often the processes of a trial agree on the time [seconds]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +75,6 @@ def _workload(spec: str, dtype: str) -> Workload:
     return make_workload(options.pop("name"), options, dtype=dtype)
 
 
-def unfinished(store: Store, trials: Sequence[Trial]) -> list[Trial]:
-    """Trials that no commit has finished; those that failed before come last, so that they hold up no other."""
-    commits = {trial.key: last_commit(store, trial.key) for trial in trials}
-    status = {key: commit["status"] if commit else "waiting" for key, commit in commits.items()}
-    left = [t for t in trials if status[t.key] not in schema.FINAL_STATUSES]
-    return sorted(left, key=lambda t: status[t.key] == "failed")
-
-
 def noise_cadence(study: Study, engine: Engine, batch_size: int) -> tuple[int, dict[str, float]]:
     """Steps from one measurement of gradient norms to the next, and what that rests on; fixed before step 0.
 
@@ -102,9 +99,15 @@ def noise_cadence(study: Study, engine: Engine, batch_size: int) -> tuple[int, d
 
 
 def packed_engine(
-    study: Study, workload: Workload, trials: Sequence[Trial], *, threads: int, device: str = "cpu"
+    study: Study,
+    workload: Workload,
+    trials: Sequence[Trial],
+    *,
+    threads: int,
+    device: str = "cpu",
+    record: Mapping[str, Any] | None = None,
 ) -> PackedEngine:
-    """The engine of a pack of virtual-worker trials, at step 0."""
+    """The engine of a pack of virtual-worker trials, at step 0; by the choices on record, if there are any."""
     from scaleexp.engines.packed import PackedEngine
 
     return PackedEngine(
@@ -114,7 +117,7 @@ def packed_engine(
         workers=trials[0].workers,
         optimizer=study.optimizer.model_dump(),
         noise_shards=study.noise.shards,
-        threads=threads,
+        threads=record["threads"] if record else threads,
         statistics_group=trials[0].statistics_group,
         per_layer=study.noise.per_layer,
         autocast=study.dtype == "bf16",
@@ -124,19 +127,24 @@ def packed_engine(
         steps_ahead=trials[0].limit_steps,
         # Who accumulates does it for memory.
         samples_at_once=trials[0].batch_size // trials[0].accumulation_steps,
+        record=record,
     )
 
 
 def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int, device: str = "cpu") -> None:
-    """Run trials of one batch size together on virtual workers, all in this process."""
-    store = Store(assignment.root)
-    trials = unfinished(store, trials)
-    if not trials or assignment.stop():
-        return
-    _set_torch(assignment.study)
-    workload = workload_of(assignment.study)
-    engine = packed_engine(assignment.study, workload, trials, threads=threads, device=device)
-    _train(assignment, store, workload, engine, trials)
+    """Run trials of one batch size together on virtual workers, all in this process.
+
+    Those that were interrupted go on from their last commits, in groups that have come equally far.
+    """
+    store, study = Store(assignment.root), assignment.study
+    _set_torch(study)
+    for group in together([standing(store, trial) for trial in unfinished(store, trials)]):
+        if assignment.stop():
+            return
+        workload, chosen = workload_of(study), _record_of("packed", group[0])
+        own = [s.trial for s in group]
+        engine = packed_engine(study, workload, own, threads=threads, device=device, record=chosen)
+        _train(assignment, store, workload, engine, group, lambda _: _Clock(assignment))
 
 
 def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.device) -> None:
@@ -151,18 +159,19 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
     _set_torch(study)
     workload = workload_of(study)
 
-    def stop_together() -> str:
-        if assignment.deadline is None:
-            return ""
-        late = torch.tensor([float(bool(assignment.stop()))], device=device)
-        dist.all_reduce(late, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
-        return assignment.deadline_cause if late.item() else ""
+    def all_told(flags: Sequence[bool]) -> list[bool]:
+        """Of every process, whether it or another says so."""
+        told = torch.tensor([float(flag) for flag in flags], device=device)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
+        return [bool(flag) for flag in told.tolist()]
 
     waiting: list[Any] = [unfinished(store, trials)]
     dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
     for trial in waiting[0]:
-        if stop_together():
+        if all_told([bool(assignment.stop())])[0]:
             return
+        found: list[Any] = [standing(store, trial) if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(found, src=0)
         engine = DdpEngine(
             workload,
             seed=trial.seed,
@@ -178,7 +187,7 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
             autocast=study.dtype == "bf16",
             compiled=study.compile == "always",
         )
-        _train(assignment, store, workload, engine, [trial], stop=stop_together)
+        _train(assignment, store, workload, engine, found, lambda step_s: _AgreedClock(assignment, all_told, step_s))
         # DDP's cycles keep the process group in use; freed at exit, after Python is gone, its threads abort.
         del engine
         gc.collect()
@@ -194,32 +203,102 @@ def _set_torch(study: Study) -> None:
         torch.backends.cudnn.benchmark = False
 
 
+class _Clock:
+    """Tells the loop when to commit and when to stop."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._committed_s = time.monotonic()
+
+    def __call__(self) -> Signal:
+        """What the clock says now."""
+        due = time.monotonic() - self._committed_s >= self._assignment.study.checkpoint.every_s
+        if due:
+            self._committed_s = time.monotonic()
+        return Signal(self._assignment.stop(), due)
+
+
+class _AgreedClock(_Clock):
+    """One that every process of a trial hears alike; they agree about once a second, not after every step."""
+
+    def __init__(self, assignment: Assignment, all_told: Callable[[Sequence[bool]], list[bool]], step_s: float) -> None:
+        super().__init__(assignment)
+        self._all_told = all_told
+        self._every, self._steps = max(1, int(_AGREE_S / step_s)), 0
+
+    def __call__(self) -> Signal:
+        """What the clock of any process says, once in a number of steps."""
+        self._steps += 1
+        if self._steps % self._every:
+            return Signal()
+        own = super().__call__()
+        stop, commit = self._all_told([bool(own.stop), own.commit])
+        if commit:
+            self._committed_s = time.monotonic()
+        return Signal(self._assignment.deadline_cause if stop else "", commit)
+
+
+def _record_of(engine: str, standing: Standing) -> dict[str, Any] | None:
+    """The choices that a trial began with, if it is to go on with the engine that it began on."""
+    record = standing.record
+    return record if record and record["engine"] == engine else None
+
+
 def _train(
     assignment: Assignment,
     store: Store,
     workload: Workload,
     engine: Engine,
-    trials: Sequence[Trial],
-    stop: Stop | None = None,
+    group: Sequence[Standing],
+    clock: Callable[[float], Clock],
 ) -> None:
-    """Drive one engine through its trials."""
-    study, batch_size = assignment.study, trials[0].batch_size
-    every, timings = noise_cadence(study, engine, batch_size)
-    realisation = engine.realisation | {"noise_every_steps": every, "deterministic": study.deterministic}
-    timings = engine.timings | timings
-    logs = [
-        TrialLog(store, trial_facts(assignment, workload, engine, t), realisation, timings) if engine.leader else None
-        for t in trials
-    ]
+    """Drive one engine through trials that have come equally far.
+
+    Args:
+        assignment: the study.
+        store: its storage.
+        workload: its workload.
+        engine: at step 0.
+        group: its trials.
+        clock: seconds of a step -> what tells the loop the time.
+    """
+    study, trials = assignment.study, [s.trial for s in group]
+    batch_size, commit = trials[0].batch_size, group[0].commit
+    record = _record_of(engine.realisation["engine"], group[0])
+    if record and commit:
+        realisation, timings = record, commit.get("timings", {})
+    else:
+        every, cost = noise_cadence(study, engine, batch_size)
+        realisation = engine.realisation | {"noise_every_steps": every, "deterministic": study.deterministic}
+        timings = engine.timings | cost
+    if group[0].step:
+        engine.restore([s.decoded() for s in group])
     recipe = Recipe(
         batch_size=batch_size,
         limit_samples=trials[0].limit_samples,
         evaluate_every=study.evaluation.every_samples,
-        noise_every=every,
+        noise_every=realisation["noise_every_steps"],
         targets=assignment.targets,
         schedule=partial(warmup_constant, warmup_samples=study.warmup_samples),
+        keep_finished=study.checkpoint.keep_finished,
     )
-    train_pack(engine, [t.lr for t in trials], logs, recipe, stop or assignment.stop)
+    start = Start(step=group[0].step, values=[s.values for s in group], committed=record is not None)
+    with Writer() as writer:
+        logs = [
+            TrialLog(
+                store,
+                trial_facts(assignment, workload, engine, s.trial),
+                realisation,
+                timings,
+                goes_on=s.commit,
+                writer=writer,
+            )
+            if engine.leader
+            else None
+            for s in group
+        ]
+        rates = [t.lr for t in trials]
+        train_pack(engine, rates, logs, recipe, clock(timings.get("plain_s", _AGREE_S)), start)
 
 
 def trial_facts(assignment: Assignment, workload: Workload, engine: Engine, trial: Trial) -> schema.TrialFacts:

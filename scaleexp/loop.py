@@ -1,21 +1,22 @@
 """The training loop: steps a pack of trials on an engine, evaluates, stops each at its target, and writes the log.
 
 One loop serves every engine. All that ends a trial early is a function of what was trained (the target confirmed by the
-next evaluation, the sample limit, divergence), so two runs of a study cut the same trials; only a study's deadline
-depends on the clock, and it leaves trials `stopped`, not finished.
+next evaluation, the sample limit, divergence), so two runs of a study cut the same trials. The clock decides only when
+rows and states are committed in between, and when a study's deadline leaves trials `stopped`, to go on later.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from scaleexp import schema
-from scaleexp.engines.base import Engine, FloatArray, StepResult
+from scaleexp.engines.base import Engine, FloatArray, StepResult, TrialState
 from scaleexp.errors import StorageError
 from scaleexp.laws import first_confirmed
 from scaleexp.runlog import TrialLog
@@ -24,8 +25,15 @@ Schedule = Callable[[int, int], float]
 """(start, stop) samples -> multiplier of the peak LR."""
 
 
-Stop = Callable[[], str]
-"""Asked after every step; returns why to stop now, or an empty string to go on."""
+class Signal(NamedTuple):
+    """What the clock says after a step: why to stop now (empty to go on), and whether to commit."""
+
+    stop: str = ""
+    commit: bool = False
+
+
+Clock = Callable[[], Signal]
+"""Asked after every step; every process of a trial is told the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +47,7 @@ class Recipe:
         noise_every: cadence of the gradient norms [steps].
         targets: what ends a trial: the hardest value of every metric, each confirmed.
         schedule: multiplier of the learning rate.
+        keep_finished: whether the last commit of a trial at its target or limit binds its state.
     """
 
     batch_size: int
@@ -47,6 +56,22 @@ class Recipe:
     noise_every: int
     targets: Sequence[schema.Target]
     schedule: Schedule
+    keep_finished: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Where a pack goes on.
+
+    Attributes:
+        step: optimizer steps that its trials have taken.
+        values: every evaluation of each trial so far by metric, shape (K,); empty at the beginning.
+        committed: whether the choices that it trains by are in a commit already.
+    """
+
+    step: int = 0
+    values: Sequence[Mapping[str, Sequence[float]]] = ()
+    committed: bool = False
 
 
 @dataclass(slots=True)
@@ -69,33 +94,63 @@ class _Pack:
 
 
 def train_pack(
-    engine: Engine, lrs: Sequence[float], logs: Sequence[TrialLog | None], recipe: Recipe, stop: Stop = lambda: ""
+    engine: Engine,
+    lrs: Sequence[float],
+    logs: Sequence[TrialLog | None],
+    recipe: Recipe,
+    clock: Clock = Signal,
+    start: Start | None = None,
 ) -> None:
-    """Train a pack to the end of each of its trials, committing each as it ends.
+    """Train a pack to the end of each of its trials, committing them before step 0, by the clock, and as each ends.
 
     Args:
-        engine: at step 0.
+        engine: where the pack starts.
         lrs: peak learning rates, shape (K,).
         logs: one writer per trial; None where another process writes.
         recipe: what they are put through.
-        stop: asked after every step.
+        clock: asked after every step.
+        start: None for the beginning.
     """
+    start = start or Start()
     pack = _Pack(active=[_Active(lr=lr, log=log) for lr, log in zip(lrs, logs, strict=True)])
+    pack.step, pack.samples = start.step, start.step * recipe.batch_size
+    for trial, values in zip(pack.active, start.values, strict=False):
+        _look_back(trial, values, recipe)
     try:
-        _evaluate(engine, pack, recipe)
+        if not start.committed:
+            for trial in pack.active:
+                _commit(trial, pack, "running")
+        if start.step == 0:
+            _evaluate(engine, pack, recipe)
         while pack.active:
-            _step(engine, pack, recipe, stop)
+            _step(engine, pack, recipe, clock)
     except StorageError:
         raise  # nothing more can be written
     except Exception as error:
         for trial in pack.active:
             if trial.log:
-                cause = f"{type(error).__name__}: {error}"
-                trial.log.commit(step=pack.step, samples=pack.samples, status="failed", cause=cause)
+                trial.log.fail(f"{type(error).__name__} after step {pack.step}: {error}")
         raise
 
 
-def _step(engine: Engine, pack: _Pack, recipe: Recipe, stop: Stop) -> None:
+def _look_back(trial: _Active, values: Mapping[str, Sequence[float]], recipe: Recipe) -> None:
+    """What the evaluations before the start have shown."""
+    trial.last_two = {metric: list(seen[-2:]) for metric, seen in values.items()}
+    for target in recipe.targets:
+        seen = values.get(target["metric"], ())
+        if first_confirmed(seen, target["values"][-1], target["direction"]) is not None:
+            trial.reached.add(target["metric"])
+
+
+def _commit(
+    trial: _Active, pack: _Pack, status: schema.Status, cause: str = "", state: TrialState | None = None
+) -> None:
+    """Commit a trial at the pack's step."""
+    if trial.log:
+        trial.log.commit(step=pack.step, samples=pack.samples, status=status, cause=cause, state=state)
+
+
+def _step(engine: Engine, pack: _Pack, recipe: Recipe, clock: Clock) -> None:
     """One optimizer step of every active trial, with all that follows from it."""
     active = pack.active
     before, after = pack.samples, pack.samples + recipe.batch_size
@@ -108,12 +163,14 @@ def _step(engine: Engine, pack: _Pack, recipe: Recipe, stop: Stop) -> None:
     last = after + recipe.batch_size > recipe.limit_samples
     if last or after // recipe.evaluate_every > before // recipe.evaluate_every:
         _evaluate(engine, pack, recipe)
-    cause = stop()
-    endings = [_ending(a, loss, recipe, last, cause) for a, loss in zip(active, result.loss, strict=True)]
-    for trial, (status, why) in zip(active, endings, strict=True):
-        if status != "running" and trial.log:
-            trial.log.commit(step=pack.step, samples=after, status=status, cause=why)
+    signal = clock()
+    endings = [_ending(a, loss, recipe, last, signal.stop) for a, loss in zip(active, result.loss, strict=True)]
     going = [i for i, (status, _) in enumerate(endings) if status == "running"]
+    due = [i for i in range(len(active)) if signal.commit or i not in going]
+    kept = [i for i in due if _keeps_state(endings[i][0], recipe)]
+    states = dict(zip(kept, engine.states(kept), strict=True)) if kept else {}
+    for i in due:
+        _commit(active[i], pack, *endings[i], states.get(i))
     if 0 < len(going) < len(active):
         engine.keep(going)
     pack.active = [active[i] for i in going]
@@ -151,6 +208,11 @@ def _log_step(pack: _Pack, result: StepResult, rates: FloatArray, step_s: float)
                 sync_s=result.sync_s * share,
                 data_s=result.data_s * share,
             )
+
+
+def _keeps_state(status: schema.Status, recipe: Recipe) -> bool:
+    """Whether a trial may go on from here one day."""
+    return status in ("running", "stopped") or (status in ("reached", "limit") and recipe.keep_finished)
 
 
 def _ending(trial: _Active, loss: float, recipe: Recipe, last: bool, stopped: str) -> tuple[schema.Status, str]:

@@ -1,15 +1,16 @@
 """Rows of a training run -> Parquet segments -> commits: the log of one trial.
 
 Any loop can write it; ours is one client. Rows are buffered, serialised to memory and put through the storage seam; a
-commit binds the segments written so far by their sha256, and only then do their rows exist.
+commit binds the segments written so far by their sha256, and only then do their rows exist. It may bind a checkpoint
+too, and then the trial goes on from there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,13 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scaleexp import schema
-from scaleexp.engines.base import NoiseMeasurement
+from scaleexp.checkpoint import encode as encode_state
+from scaleexp.engines.base import NoiseMeasurement, TrialState
 from scaleexp.errors import StorageError
-from scaleexp.storage import Store
+from scaleexp.storage import Store, json_bytes
+from scaleexp.writer import Job, Writer
 
 _ROWS_PER_SEGMENT = 100_000  # about 4 MB compressed: bounds a writer's memory and a segment's size
 
 Row = dict[str, Any]
+Columns = dict[str, list[Any]]
 
 
 def utc_now() -> str:
@@ -48,6 +52,10 @@ class TrialLog:
         facts: trial.json; written if it is not there yet.
         realisation: what was chosen before step 0 (see `Engine.realisation`); goes into every commit.
         timings: what it was chosen by [seconds]; likewise.
+        goes_on: the commit that the trial goes on from; None begins it anew.
+        writer: writes beside the caller; None writes before a call returns.
+
+    Every method raises StorageError where a write failed: its own, or with a `writer` an earlier one.
     """
 
     def __init__(
@@ -56,28 +64,34 @@ class TrialLog:
         facts: schema.TrialFacts,
         realisation: Mapping[str, Any],
         timings: Mapping[str, float] | None = None,
+        *,
+        goes_on: schema.Commit | None = None,
+        writer: Writer | None = None,
     ) -> None:
         self._store, self._realisation, self._timings = store, dict(realisation), dict(timings or {})
+        self._submit = writer.submit if writer else _at_once
         self.key = schema.trial_key(facts["trial_id"], facts["realisation"])
         self._directory = f"{schema.TRIALS_DIR}/{self.key}"
-        with suppress(FileExistsError):  # an earlier attempt wrote it: the id hashes what it says, so it says the same
-            store.write_json(f"{self._directory}/{schema.TRIAL_FILE}", facts)
-        previous = last_commit(store, self.key)
-        self._number = previous["number"] if previous else 0
-        self._attempt = _attempts(store.names(f"{self._directory}/{schema.SEGMENTS_DIR}"))
-        self._identity: Row = {
-            "trial_id": facts["trial_id"],
-            "realisation": facts["realisation"],
-            "seed": facts["seed"],
-            "batch_size": facts["batch_size"],
-            "workers": facts["workers"],
-            "lr": facts["lr"],
-            "attempt": self._attempt,
-        }
+        own = ("trial_id", "realisation", "seed", "batch_size", "workers", "lr")
+        self._identity: Row = {name: facts[name] for name in own}  # type: ignore[literal-required]
         self._split: Row = {"micro_batch": facts["micro_batch"], "accumulation_steps": facts["accumulation_steps"]}
-        self._rows: dict[schema.Table, list[Row]] = {"steps": [], "evals": [], "layers": []}
-        self._segments: list[schema.SegmentRef] = []
+        self._columns = {table: _empty(table) for table in schema.TABLES}
         self._begin = time.monotonic()
+        # What follows is read and written by the jobs alone, which run one after another.
+        self._number = self._attempt = self._written = 0
+        self._last = goes_on
+        self._segments: list[schema.SegmentRef] = list(goes_on["segments"]) if goes_on else []
+        self._submit(lambda: self._open(facts))
+
+    def _open(self, facts: schema.TrialFacts) -> None:
+        """Find out what is there."""
+        with suppress(FileExistsError):  # an earlier attempt wrote it: the id hashes what it says, so it says the same
+            self._store.write_json(f"{self._directory}/{schema.TRIAL_FILE}", facts)
+        newest = last_commit(self._store, self.key)
+        self._number = newest["number"] if newest else 0
+        attempts = _attempts(self._store.names(f"{self._directory}/{schema.SEGMENTS_DIR}"))
+        self._attempt = max(attempts, newest["attempt"] + 1 if newest else 0)
+        self._identity["attempt"] = self._attempt
 
     def step(
         self,
@@ -94,7 +108,8 @@ class TrialLog:
         data_s: float,
     ) -> None:
         """Add one optimizer step; `row` is this trial's place in the pack whose `noise` was measured."""
-        self._rows["steps"].append(
+        self._add(
+            "steps",
             {
                 "step": step,
                 "samples": samples,
@@ -108,27 +123,56 @@ class TrialLog:
                 "compute_s": compute_s,
                 "sync_s": sync_s,
                 "data_s": data_s,
-            }
+            },
         )
-        self._flush_when_large("steps")
         if noise and noise.layers:
             for layer, (small, big) in noise.layers.items():
                 norms = {"grad_sq_small": float(small[row]), "grad_sq_big": float(big[row]), "shards": noise.shards}
-                self._rows["layers"].append({"step": step, "samples": samples, "layer": layer, **norms})
-            self._flush_when_large("layers")
+                self._add("layers", {"step": step, "samples": samples, "layer": layer, **norms})
 
     def evaluation(self, *, step: int, samples: int, values: Mapping[str, float], eval_s: float) -> None:
         """Add one row per metric."""
         for metric, value in values.items():
-            row = {"step": step, "samples": samples, "metric": metric, "value": value, "eval_s": eval_s}
-            self._rows["evals"].append(row)
-        self._flush_when_large("evals")
+            self._add("evals", {"step": step, "samples": samples, "metric": metric, "value": value, "eval_s": eval_s})
 
-    def commit(self, *, step: int, samples: int, status: schema.Status, cause: str = "") -> None:
-        """Bind everything added so far."""
-        self._flush("steps")
-        self._flush("evals")
-        self._flush("layers")
+    def commit(
+        self, *, step: int, samples: int, status: schema.Status, cause: str = "", state: TrialState | None = None
+    ) -> None:
+        """Bind everything added so far, and the state after it, from which the trial can go on."""
+        added = {table: self._taken(table) for table in self._columns}
+        elapsed_s = time.monotonic() - self._begin
+
+        def job() -> None:
+            for table, columns in added.items():
+                self._write_segment(table, columns)
+            checkpoint = self._write_checkpoint(state) if state else None
+            self._write_commit(step, samples, status, cause, checkpoint, elapsed_s)
+
+        self._submit(job)
+
+    def fail(self, cause: str) -> None:
+        """Say that the trial failed. It stands where it was last committed: nothing added since then is kept."""
+        elapsed_s = time.monotonic() - self._begin
+
+        def job() -> None:
+            last = self._last
+            self._segments = list(last["segments"]) if last else []
+            step, samples = (last["step"], last["samples"]) if last else (0, 0)
+            self._write_commit(step, samples, "failed", cause, last.get("checkpoint") if last else None, elapsed_s)
+
+        self._submit(job)
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _write_commit(
+        self,
+        step: int,
+        samples: int,
+        status: schema.Status,
+        cause: str,
+        checkpoint: schema.CheckpointRef | None,
+        elapsed_s: float,
+    ) -> None:
         self._number += 1
         commit: schema.Commit = {
             "schema_version": schema.SCHEMA_VERSION,
@@ -140,55 +184,94 @@ class TrialLog:
             "status": status,
             "cause": cause,
             "segments": list(self._segments),
+            "checkpoint": checkpoint,
             "realisation": self._realisation,
             "timings": self._timings,
-            "elapsed_s": time.monotonic() - self._begin,
+            "elapsed_s": elapsed_s,
             "committed_utc": utc_now(),
         }
-        with self._sole_writer():
-            self._store.write_json(f"{self._directory}/{schema.COMMITS_DIR}/{self._number:04d}.json", commit)
+        self._put(f"{schema.COMMITS_DIR}/{self._number:04d}.json", json_bytes(commit))
+        self._forget_checkpoints(commit)
+        self._last = commit
 
-    @contextmanager
-    def _sole_writer(self) -> Iterator[None]:
+    def _write_segment(self, table: schema.Table, columns: Columns) -> None:
+        """Rows -> one immutable segment."""
+        rows = len(columns["step"])
+        if rows:
+            content = encode(table, columns, self._identity | (self._split if table == "steps" else {}))
+            self._written += 1
+            file = f"{schema.SEGMENTS_DIR}/a{self._attempt:03d}-{self._written:04d}-{table}.parquet"
+            self._put(file, content)
+            self._segments.append({"file": file, "table": table, "sha256": _sha256(content), "rows": rows})
+
+    def _write_checkpoint(self, state: TrialState) -> schema.CheckpointRef:
+        content = encode_state(state)
+        file = f"{schema.CHECKPOINTS_DIR}/a{self._attempt:03d}-{self._number + 1:04d}.pt"
+        self._put(file, content)
+        return {"file": file, "sha256": _sha256(content), "bytes": len(content)}
+
+    def _forget_checkpoints(self, commit: schema.Commit) -> None:
+        """Remove those that nothing goes on from: all but this commit's and, while the trial runs, the last one's."""
+        kept = {_file_of(commit), None if commit["status"] in schema.FINAL_STATUSES else _file_of(self._last)}
+        for name in self._store.names(f"{self._directory}/{schema.CHECKPOINTS_DIR}"):
+            if f"{schema.CHECKPOINTS_DIR}/{name}" not in kept:
+                self._store.remove(f"{self._directory}/{schema.CHECKPOINTS_DIR}/{name}")
+
+    def _put(self, file: str, content: bytes) -> None:
         """A name that is taken means that another run writes this trial too."""
         try:
-            yield
+            self._store.write(f"{self._directory}/{file}", content)
         except FileExistsError as error:
             raise StorageError(
                 f"another run is writing trial {self.key} in {self._store.root}: wait for it, or give another --storage"
             ) from error
 
-    def _flush_when_large(self, table: schema.Table) -> None:
-        if len(self._rows[table]) >= _ROWS_PER_SEGMENT:
-            self._flush(table)
+    # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _flush(self, table: schema.Table) -> None:
-        """Buffered rows -> one immutable segment."""
-        rows = self._rows[table]
-        if not rows:
-            return
-        content = encode(table, rows, self._identity | (self._split if table == "steps" else {}))
-        file = f"{schema.SEGMENTS_DIR}/a{self._attempt:03d}-{len(self._segments) + 1:04d}-{table}.parquet"
-        with self._sole_writer():
-            self._store.write(f"{self._directory}/{file}", content)
-        digest = hashlib.sha256(content).hexdigest()
-        self._segments.append({"file": file, "table": table, "sha256": digest, "rows": len(rows)})
-        rows.clear()
+    def _add(self, table: schema.Table, row: Row) -> None:
+        columns = self._columns[table]
+        for name, value in row.items():
+            columns[name].append(value)
+        if len(columns["step"]) >= _ROWS_PER_SEGMENT:
+            full = self._taken(table)
+            self._submit(lambda: self._write_segment(table, full))
+
+    def _taken(self, table: schema.Table) -> Columns:
+        columns, self._columns[table] = self._columns[table], _empty(table)
+        return columns
 
 
-def encode(table: schema.Table, rows: list[Row], constants: Row) -> bytes:
+def encode(table: schema.Table, columns: Columns, constants: Row) -> bytes:
     """Rows of one table as the bytes of a Parquet file; `constants` are columns that repeat in every row."""
-    arrow = schema.arrow_schema(table)
-    columns = [
-        pa.repeat(pa.scalar(constants[f.name], f.type), len(rows))
+    arrow, rows = schema.arrow_schema(table), len(columns["step"])
+    arrays = [
+        pa.repeat(pa.scalar(constants[f.name], f.type), rows)
         if f.name in constants
-        else pa.array([r[f.name] for r in rows], f.type)
+        else pa.array(columns[f.name], f.type)
         for f in arrow
     ]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=arrow), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(pa.table(arrays, schema=arrow), sink, compression="zstd", write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
     return content
+
+
+def _empty(table: schema.Table) -> Columns:
+    return {column.name: [] for column in schema.TABLES[table]}
+
+
+def _at_once(job: Job) -> None:
+    job()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _file_of(commit: schema.Commit | None) -> str | None:
+    """Its checkpoint's name."""
+    checkpoint = commit.get("checkpoint") if commit else None
+    return checkpoint["file"] if checkpoint else None
 
 
 def _attempts(segments: list[str]) -> int:

@@ -6,7 +6,8 @@ A study directory:
     STUDY/plan/0001.json                      what the grid points mean: targets, rules -> trials (only ever added to)
     STUDY/trials/<key>/trial.json             trial facts, written once
     STUDY/trials/<key>/segments/*.parquet     immutable rows of `steps`, `evals` and, on request, `layers`
-    STUDY/trials/<key>/commits/0001.json      binds segments by sha256; rows outside a commit do not exist
+    STUDY/trials/<key>/checkpoints/*.pt       states to go on from: that of the last commit and the one before
+    STUDY/trials/<key>/commits/0001.json      binds segments and a checkpoint by sha256; rows outside do not exist
 
 `<key>` is the trial id, or `id@realisation` for a trial run a second time in another way (real workers against
 virtual ones). Everything is counted in samples. Columns are only ever added, and added ones are nullable.
@@ -26,6 +27,7 @@ PLAN_DIR = "plan"
 TRIALS_DIR = "trials"
 TRIAL_FILE = "trial.json"
 SEGMENTS_DIR = "segments"
+CHECKPOINTS_DIR = "checkpoints"
 COMMITS_DIR = "commits"
 REPORT_DIR = "report"
 
@@ -166,8 +168,19 @@ class SegmentRef(TypedDict):
     rows: int
 
 
+class CheckpointRef(TypedDict):
+    """The state of a trial after a step, which `torch.load(weights_only=True)` reads."""
+
+    file: str  # relative to the trial's directory
+    sha256: str
+    bytes: int
+
+
 class Commit(TypedDict):
-    """`commits/NNNN.json`. The last one of a trial says what exists: its segments, and no other row."""
+    """`commits/NNNN.json`. The last one of a trial says what exists: its segments, and no other row.
+
+    The first is made before step 0, of nothing but what was chosen by then; a trial goes on from the last.
+    """
 
     schema_version: int
     key: str
@@ -178,6 +191,7 @@ class Commit(TypedDict):
     status: Status
     cause: str  # why it diverged, stopped or failed; empty otherwise
     segments: list[SegmentRef]
+    checkpoint: NotRequired[CheckpointRef | None]  # null at step 0, of a diverged trial, or where none is kept
     realisation: dict[str, Any]  # engine, kernel, threads, device, processes, noise cadence: fixed before step 0
     timings: NotRequired[dict[str, float]]  # what those choices rest on [seconds], and what measuring noise costs
     elapsed_s: float

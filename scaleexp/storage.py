@@ -84,7 +84,18 @@ class Store:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """`write`, of JSON; NaN and infinities are refused by the serialiser."""
-        self.write(name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        self.write(name, json_bytes(content))
+
+    def remove(self, name: str) -> None:
+        """Remove a file that no commit needs any more; none there is fine.
+
+        Raises:
+            StorageError: it could not be removed.
+        """
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"could not remove {self.path(name)}: {error.strerror or error}") from error
 
     def read(self, name: str) -> bytes:
         """The bytes of a file.
@@ -118,6 +129,11 @@ class Store:
             return sorted(e.name for e in os.scandir(self.path(directory)) if not e.name.endswith(".tmp"))
         except FileNotFoundError:
             return []
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """As it is written; NaN and infinities are refused."""
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _make_directories(directory: Path) -> None:

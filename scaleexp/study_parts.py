@@ -213,6 +213,15 @@ class Evaluation(Part):
     """Evaluate at the first step boundary past each multiple of this."""
 
 
+class Checkpoint(Part):
+    """What a trial goes on from when it was interrupted, or when its target or limit is moved."""
+
+    every_s: PositiveReal = 30.0
+    """Wall time from one commit of rows and state to the next [seconds]; a trial also commits when it ends."""
+    keep_finished: bool = True
+    """Keep the state of a trial that reached its target or its limit: without it, moving these starts it anew."""
+
+
 class Noise(Part):
     """How the gradient noise scale is measured."""
 

@@ -15,8 +15,9 @@ from scaleexp import schema
 from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
 from scaleexp.errors import ConfigError, StorageError
-from scaleexp.execute import Assignment, noise_cadence, run_packed, unfinished
+from scaleexp.execute import Assignment, noise_cadence, run_packed
 from scaleexp.launch.runner import open_study, prepare
+from scaleexp.resume import unfinished
 from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.storage import Store
 
@@ -161,7 +162,7 @@ def test_a_deadline_leaves_trials_stopped_and_a_later_run_finishes_them(tmp_path
     commits = [last_commit(Store(tmp_path), t.key) for t in trials]
     assert {c["status"] for c in commits} == {"reached", "limit"}
     assert {c["attempt"] for c in commits} == {1}
-    assert {r["attempt"] for r in rows(tmp_path, trials[0].key, "steps")} == {1}
+    assert [r["attempt"] for r in rows(tmp_path, trials[0].key, "steps")][:5] == [0, 0, 0, 1, 1]
 
 
 def test_nothing_starts_after_the_deadline(tmp_path):
@@ -192,9 +193,9 @@ def test_an_error_in_the_middle_is_committed_as_a_failure_and_raised(tmp_path, m
         run_packed(work, trials, threads=1)
     commits = [last_commit(Store(tmp_path), t.key) for t in trials]
     assert {c["status"] for c in commits} == {"failed"}
-    assert commits[0]["cause"] == "RuntimeError: the model broke"
-    assert commits[0]["samples"] == 64
-    assert len(rows(tmp_path, trials[0].key, "steps")) == 4
+    assert commits[0]["cause"] == "RuntimeError after step 4: the model broke"
+    assert commits[0]["samples"] == 0
+    assert rows(tmp_path, trials[0].key, "steps") == []
     monkeypatch.undo()
     run_packed(work, trials[:2], threads=1)
     assert unfinished(Store(tmp_path), trials) == list(trials[2:])

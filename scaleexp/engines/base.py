@@ -81,8 +81,8 @@ class Engine(Protocol):
         """Drop every trial but these rows; their order is kept."""
         ...
 
-    def states(self) -> list[TrialState]:
-        """Copies of every trial's state; every process of a trial calls this."""
+    def states(self, rows: Sequence[int] | None = None) -> list[TrialState]:
+        """Copies of the state of these trials, or of all; every process of a trial calls this."""
         ...
 
     def restore(self, states: Sequence[TrialState]) -> None:

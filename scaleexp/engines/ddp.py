@@ -347,7 +347,7 @@ class DdpEngine:
         """Nothing to drop: a pack of real workers runs its trials one after another."""
         assert list(rows) == [0]
 
-    def states(self) -> list[TrialState]:
+    def states(self, rows: Sequence[int] | None = None) -> list[TrialState]:
         """A copy of the trial's state, the same on every process."""
         return [state_of(0, self._state, self._optimizer, self._names)]
 

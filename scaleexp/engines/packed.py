@@ -247,10 +247,10 @@ class PackedEngine:
         self._stack, self._size = self._stack.taken(padded), len(rows)
         self._optimizer.keep(torch.tensor(padded, device=self._device))
 
-    def states(self) -> list[TrialState]:
-        """Copies of every trial's state."""
-        trained = list(self._stack.params)
-        return [state_of(row, self._stack.model, self._optimizer, trained) for row in range(self._size)]
+    def states(self, rows: Sequence[int] | None = None) -> list[TrialState]:
+        """Copies of the state of these trials, or of all."""
+        trained, rows = list(self._stack.params), range(self._size) if rows is None else rows
+        return [state_of(row, self._stack.model, self._optimizer, trained) for row in rows]
 
     def restore(self, states: Sequence[TrialState]) -> None:
         """Go on from these states, one per trial."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from scaleexp import facts, schema
 from scaleexp.config import Study, check_against_data, validate_study
 from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
-from scaleexp.execute import Assignment, unfinished, workload_of
+from scaleexp.execute import Assignment, workload_of
 from scaleexp.plan import directed_targets, make_plan
 from scaleexp.progress import Watch, shown
+from scaleexp.resume import unfinished
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.trial import Plan
@@ -27,8 +28,18 @@ if TYPE_CHECKING:
     from scaleexp.workloads.base import Workload
 
 
-_OF_ONE_RUN = frozenset({"limits.wall_s", "limits.gpu_hours", "limits.usd", "price_usd_per_worker_hour", "hardware"})
-"""Fields that bound one run of the command and change nothing that is trained: they may differ from run to run."""
+_OF_ONE_RUN = frozenset(
+    {
+        "limits.wall_s",
+        "limits.gpu_hours",
+        "limits.usd",
+        "price_usd_per_worker_hour",
+        "hardware",
+        "checkpoint.every_s",
+        "checkpoint.keep_finished",
+    }
+)
+"""Fields of one run of the command that change nothing that is trained: they may differ from run to run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from scaleexp.engines.packed import PackedEngine
 from scaleexp.execute import Assignment, noise_cadence, run_packed
 from scaleexp.launch.runner import Prepared, prepare
 from scaleexp.laws import noise_estimates
-from scaleexp.loop import Recipe, train_pack
+from scaleexp.loop import Recipe, Signal, train_pack
 from scaleexp.packing import packs
 from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.sampling import derived_seed, sample_order
@@ -116,7 +116,7 @@ def train_until(
         targets=(),
         schedule=lambda start, stop: warmup_constant(start, stop, warmup_samples=0),
     )
-    train_pack(engine, [lr], [log], recipe, stop)
+    train_pack(engine, [lr], [log], recipe, lambda: Signal(stop()))
 
 
 def _log(root: Path, batch_size: int, lr: float, realisation: Mapping[str, Any]) -> TrialLog:

@@ -1,0 +1,239 @@
+"""Interrupted trials: they go on from their last commits, and end as those do that nothing interrupted."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from scaleexp import checkpoint, schema
+from scaleexp.config import load_study
+from scaleexp.engines.packed import PackedEngine
+from scaleexp.errors import CorruptError
+from scaleexp.execute import Assignment, run_packed, run_real
+from scaleexp.launch.runner import prepare
+from scaleexp.loop import Signal
+from scaleexp.resume import standing, together, unfinished
+from scaleexp.runlog import last_commit
+from scaleexp.storage import Store
+
+SETS = [
+    "workers=[4]",
+    "base={batch_size: 32, lr: 0.1}",
+    "worker_batch=8",
+    "seeds=[0, 1]",
+    "lr_multipliers=[0.25, 1, 2]",
+    "lr_rules=[none]",
+    "limits.samples=1600",
+    "evaluation.every_samples=100",
+    "targets=[{metric: val_loss, values: [2.0, 1.2]}]",
+    "noise.every_samples=96",
+    "realisations=[]",
+    "workload.hidden=[8]",
+    "deterministic=true",
+]
+SGD = ("optimizer={name: sgd, momentum: 0.9}", "base={batch_size: 32, lr: 0.05}")
+ADAMW = ("optimizer={name: adamw, weight_decay: 0.1}", "base={batch_size: 32, lr: 0.005}")
+
+
+class Killed(BaseException):
+    """What no code of ours catches: as good as SIGKILL, but for what the writing thread has in hand."""
+
+
+def assignment(root, *more):
+    prepared = prepare(load_study("quickstart", [*SETS, *more]))
+    work = Assignment(
+        study=prepared.study,
+        targets=prepared.targets,
+        root=str(root),
+        git_sha=None,
+        deadline=None,
+        deadline_cause="",
+    )
+    return prepared.plan.trials, work
+
+
+def rows(root, key, table):
+    """Deterministic columns of what the last commit binds."""
+    found = []
+    for segment in last_commit(Store(root), key)["segments"]:
+        if segment["table"] == table:
+            file = root / "trials" / key / segment["file"]
+            found += pq.read_table(file, columns=schema.deterministic_columns(table)).to_pylist()
+    return found
+
+
+def final_state(root, key):
+    commit = last_commit(Store(root), key)
+    return checkpoint.decode((root / "trials" / key / commit["checkpoint"]["file"]).read_bytes())
+
+
+def assert_same(root, other, trials):
+    """The same rows, endings and final states, bit for bit."""
+    for trial in trials:
+        ends = [last_commit(Store(r), trial.key) for r in (root, other)]
+        assert ends[0]["status"] == ends[1]["status"]
+        for table in ("steps", "evals"):
+            assert rows(root, trial.key, table) == rows(other, trial.key, table)
+        states = [final_state(r, trial.key) for r in (root, other)]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+
+
+def kill_at(patch, step, *, commit_after=()):
+    """Commit after these calls of the clock, and kill in the engine's step of this number."""
+    real, taken, asked = PackedEngine.step, count(), count(1)
+
+    def dies(self, start, stop, lr, *, measure):
+        if next(taken) == step:
+            raise Killed
+        return real(self, start, stop, lr, measure=measure)
+
+    patch.setattr(PackedEngine, "step", dies)
+    patch.setattr("scaleexp.execute._Clock.__call__", lambda self: Signal("", next(asked) in commit_after))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _reproducible():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module", params=[SGD, ADAMW], ids=["sgd", "adamw"])
+def undisturbed(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    trials, work = assignment(root, *request.param)
+    run_packed(work, trials, threads=1)
+    assert {last_commit(Store(root), t.key)["status"] for t in trials} == {"reached", "limit"}
+    return root, request.param, trials
+
+
+def test_the_choices_are_committed_before_step_0(tmp_path, monkeypatch):
+    trials, work = assignment(tmp_path, "deterministic=false")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 0)
+        with pytest.raises(Killed):
+            run_packed(work, trials, threads=1)
+    first = [json.loads((tmp_path / f"trials/{t.key}/commits/0001.json").read_text()) for t in trials]
+    assert {(c["step"], c["status"], c["checkpoint"]) for c in first} == {(0, "running", None)}
+    assert {c["realisation"]["kernel"] for c in first} <= {"vmap", "one by one"}
+    assert all(c["segments"] == [] for c in first)
+    # Whatever is faster by then, they go on as they began.
+    other = {"vmap": "one by one", "one by one": "vmap"}[first[0]["realisation"]["kernel"]]
+    for trial, commit in zip(trials, first, strict=True):
+        commit["realisation"] |= {"kernel": other, "padded_to": {"vmap": 2, "one by one": 1}[other]}
+        (tmp_path / f"trials/{trial.key}/commits/0001.json").write_text(json.dumps(commit))
+    built = []
+    real = PackedEngine.__init__
+    monkeypatch.setattr(PackedEngine, "__init__", lambda self, *a, **k: (real(self, *a, **k), built.append(self))[0])
+    run_packed(work, trials, threads=1)
+    assert [engine.realisation["kernel"] for engine in built] == [other]
+    assert {last_commit(Store(tmp_path), t.key)["realisation"]["kernel"] for t in trials} == {other}
+
+
+@pytest.mark.parametrize(("dies_at", "commit_after"), [(0, ()), (3, ()), (17, (5, 9)), (30, (30,)), (49, (1, 48))])
+def test_a_killed_pack_ends_as_if_nothing_had_happened(undisturbed, tmp_path, monkeypatch, dies_at, commit_after):
+    root, optimizer, trials = undisturbed
+    _, work = assignment(tmp_path, *optimizer)
+    with monkeypatch.context() as patch:
+        kill_at(patch, dies_at, commit_after=commit_after)
+        with pytest.raises(Killed):
+            run_packed(work, trials, threads=1)
+    committed = {t.key: last_commit(Store(tmp_path), t.key) for t in trials}
+    going = [c for c in committed.values() if c["status"] == "running"]
+    assert {c["step"] for c in going} == {max((n for n in commit_after if n <= dies_at), default=0)}
+    run_packed(work, trials, threads=1)
+    assert_same(root, tmp_path, trials)
+    for trial in trials:
+        steps = [r["step"] for r in rows(tmp_path, trial.key, "steps")]
+        assert steps == list(range(1, len(steps) + 1))
+        held = list((tmp_path / "trials" / trial.key / "checkpoints").iterdir())
+        assert len(held) == 1, "a finished trial keeps the state that it ended with and no other"
+
+
+def test_a_pack_killed_among_its_commits_goes_on_in_groups(undisturbed, tmp_path, monkeypatch):
+    root, optimizer, trials = undisturbed
+    _, work = assignment(tmp_path, *optimizer)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8, commit_after=(3, 7))
+        with pytest.raises(Killed):
+            run_packed(work, trials, threads=1)
+    for trial, number in zip(trials, (3, 3, 2, 1, 0, 3), strict=True):  # as if killed between these
+        for commit in sorted((tmp_path / "trials" / trial.key / "commits").iterdir())[number:]:
+            commit.unlink()
+    groups = together([standing(Store(tmp_path), t) for t in trials])
+    assert [(g[0].step, len(g), g[0].commit is None) for g in groups] == [
+        (7, 3, False),
+        (3, 1, False),
+        (0, 1, True),
+        (0, 1, False),
+    ]
+    run_packed(work, trials, threads=1)
+    assert_same(root, tmp_path, trials)
+    assert unfinished(Store(tmp_path), trials) == []
+
+
+def test_a_failed_trial_stands_where_it_was_committed_and_goes_on_from_there(undisturbed, tmp_path, monkeypatch):
+    root, optimizer, trials = undisturbed
+    _, work = assignment(tmp_path, *optimizer)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 12, commit_after=(10,))
+        patch.setattr("tests.test_resume.Killed", RuntimeError)
+        with pytest.raises(RuntimeError):
+            run_packed(work, trials, threads=1)
+    commits = [last_commit(Store(tmp_path), t.key) for t in trials]
+    assert {(c["status"], c["step"], c["number"]) for c in commits} == {("failed", 10, 3)}
+    assert all(len(rows(tmp_path, t.key, "steps")) == 10 for t in trials)
+    run_packed(work, trials, threads=1)
+    assert_same(root, tmp_path, trials)
+
+
+def test_states_of_finished_trials_are_dropped_on_request(tmp_path):
+    trials, work = assignment(tmp_path, "checkpoint.keep_finished=false")
+    run_packed(work, trials, threads=1)
+    assert {last_commit(Store(tmp_path), t.key)["checkpoint"] for t in trials} == {None}
+    assert not [f for t in trials for f in (tmp_path / "trials" / t.key).glob("checkpoints/*")]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:], None])
+def test_a_damaged_checkpoint_is_never_gone_on_from(tmp_path, monkeypatch, damage):
+    trials, work = assignment(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8, commit_after=(3,))
+        with pytest.raises(Killed):
+            run_packed(work, trials[:1], threads=1)
+    (held,) = (tmp_path / "trials" / trials[0].key / "checkpoints").iterdir()
+    if damage:
+        held.write_bytes(damage(held.read_bytes()))
+    else:
+        held.unlink()
+    with pytest.raises(CorruptError, match="restore it from a copy"):
+        standing(Store(tmp_path), trials[0])
+
+
+def test_a_trial_begun_on_virtual_workers_ends_on_real_ones(undisturbed, tmp_path, monkeypatch, tmp_path_factory):
+    import torch.distributed as dist
+
+    root, optimizer, trials = undisturbed
+    trial = trials[0]
+    _, work = assignment(tmp_path, *optimizer)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8, commit_after=(6,))
+        with pytest.raises(Killed):
+            run_packed(work, [trial], threads=1)
+    store = tmp_path_factory.mktemp("group") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    try:
+        run_real(work, [trial], device=torch.device("cpu"))
+    finally:
+        dist.destroy_process_group()
+    end = last_commit(Store(tmp_path), trial.key)
+    assert end["realisation"]["engine"] == "ddp"
+    assert end["status"] == last_commit(Store(root), trial.key)["status"]
+    a, b = (rows(r, trial.key, "evals") for r in (root, tmp_path))
+    np.testing.assert_allclose([r["value"] for r in b], [r["value"] for r in a], rtol=1e-4)
+    assert [r["step"] for r in b] == [r["step"] for r in a]
