@@ -168,7 +168,7 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         return run_study(prepared, root)
     except KeyboardInterrupt:
         raise InterruptedStudyError(
-            f"stopped; finished trials are kept in {root}, and the same command goes on with the rest"
+            f"stopped; what was committed is kept in {root}, and the same command goes on from there"
         ) from None
 
 
@@ -178,7 +178,8 @@ def _summary(outcome: Outcome) -> str:
     words = {
         "reached": "reached the target",
         "limit": "ended at the sample limit without it",
-        "stopped": "stopped by a limit (the same command runs them anew)",
+        "stopped": "stopped by a limit (the same command goes on with them)",
+        "running": "interrupted (the same command goes on with them)",
         "waiting": "not started",
     }
     parts = [f"{count} {words.get(status, status)}" for status, count in sorted(outcome.ended.items())]

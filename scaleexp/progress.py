@@ -31,6 +31,7 @@ class Watch:
         store: the study.
         trials: those watched.
         samples: samples eaten by each trial that ended, by key.
+        under_way: samples committed by each that has not, by key.
         ended: how many trials ended with each status.
         started: keys of trials that have begun.
         idle_s: seconds until the first of them did.
@@ -40,6 +41,7 @@ class Watch:
     store: Store
     trials: Sequence[Trial]
     samples: dict[str, int] = field(default_factory=dict)
+    under_way: dict[str, int] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
     idle_s: float = 0.0
@@ -66,7 +68,9 @@ class Watch:
             if not commit or commit["number"] <= self.earlier.get(key, 0):
                 continue
             self.started.add(key)
-            if commit["status"] != "stopped":
+            if commit["status"] in ("running", "stopped"):
+                self.under_way[key] = commit["samples"]
+            else:
                 self.ended[commit["status"]] = self.ended.get(commit["status"], 0) + 1
                 self.samples[key] = commit["samples"]
 
@@ -83,7 +87,7 @@ class Watch:
             per_sample = 1.0 + (overhead if engine == "ddp" else overhead / len(trials))
             reached = max((self.samples.get(t.key, 0) for t in trials), default=0)
             for trial in trials:
-                eaten = self.samples.get(trial.key, reached)
+                eaten = self.samples.get(trial.key, max(reached, self.under_way.get(trial.key, 0)))
                 rest = 0 if trial.key in self.samples else trial.limit_samples - eaten
                 if trial.key in self.started:
                     done += per_sample * eaten

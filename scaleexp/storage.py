@@ -2,7 +2,7 @@
 
 A file is written whole or not at all, and never twice: temporary file in the same directory, write, fsync, link to the
 final name (which fails if the name is taken), unlink, fsync of the directory. So a reader sees a file complete or not
-at all, at whatever moment the writer was killed.
+at all, at whatever moment the writer was killed; and a write that has returned survives the machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
+from scaleexp import disk
 from scaleexp.errors import StorageError
 
 
@@ -43,6 +44,8 @@ class Store:
             raise StorageError(f"storage {text!r} names no directory: {error}") from error
         if self.root.exists() and not self.root.is_dir():
             raise StorageError(f"storage {self.root} is a file: give a directory")
+        self._disk = disk.LOCAL
+        self._durable: set[Path] = set()
 
     def path(self, name: str) -> Path:
         """Absolute path of a file of the study; `name` is relative, with forward slashes.
@@ -65,22 +68,42 @@ class Store:
         final = self.path(name)
         temporary = final.parent / f".{final.name}.{uuid.uuid4().hex}.tmp"
         try:
-            _make_directories(final.parent)
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, final)
-            _sync_directory(final.parent)
+            self._make_directories(final.parent)
+            self._write_new(temporary, content)
+            try:
+                self._disk.link(temporary, final)
+            finally:
+                self._disk.remove(temporary)
+                self._disk.sync_directory(final.parent)  # a name that was taken: its writer may have died before this
         except FileExistsError:
             raise
         except OSError as error:
+            with suppress(OSError):  # what went wrong is told below
+                self._disk.remove(temporary)
             raise StorageError(
                 f"could not write {final}: {error.strerror or error}: check space and permissions"
             ) from error
+
+    def _write_new(self, path: Path, content: bytes) -> None:
+        descriptor = self._disk.open_new(path)
+        try:
+            self._disk.write(descriptor, content)
+            self._disk.sync(descriptor)
         finally:
-            with suppress(OSError):  # what went wrong is told above
-                temporary.unlink(missing_ok=True)
+            self._disk.close(descriptor)
+
+    def _make_directories(self, directory: Path) -> None:
+        """Create a directory and its parents, each made durable in the directory that names it.
+
+        Whoever created one that is there may have been killed before that.
+        """
+        within = directory.is_relative_to(self.root) and directory != self.root
+        if directory in self._durable or (not within and directory.is_dir()):
+            return
+        self._make_directories(directory.parent)
+        self._disk.make_directory(directory)
+        self._disk.sync_directory(directory.parent)
+        self._durable.add(directory)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """`write`, of JSON; NaN and infinities are refused by the serialiser."""
@@ -93,7 +116,7 @@ class Store:
             StorageError: it could not be removed.
         """
         try:
-            self.path(name).unlink(missing_ok=True)
+            self._disk.remove(self.path(name))
         except OSError as error:
             raise StorageError(f"could not remove {self.path(name)}: {error.strerror or error}") from error
 
@@ -134,20 +157,3 @@ class Store:
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """As it is written; NaN and infinities are refused."""
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
-
-
-def _make_directories(directory: Path) -> None:
-    """Create a directory and its parents, each made durable in the directory that names it."""
-    if directory.is_dir():
-        return
-    _make_directories(directory.parent)
-    directory.mkdir(exist_ok=True)
-    _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -216,5 +216,5 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
         study.send_signal(signal.SIGINT)
         _, told = study.communicate(timeout=60)
     assert study.returncode == 130, told
-    assert told.strip().splitlines()[-1].startswith("error: stopped; finished trials are kept in study")
+    assert told.strip().splitlines()[-1].startswith("error: stopped; what was committed is kept in study")
     assert "Traceback" not in told

@@ -174,7 +174,7 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
             with shown(Watch.from_now(store, waiting)):
                 failures = run_phases(assignment, waiting, resources)
     outcome = Outcome(root=store.root, ended=statuses(store, prepared.plan.trials), seconds=time.monotonic() - begin)
-    count = sum(outcome.ended.get(s, 0) for s in ("failed", "waiting"))
+    count = sum(outcome.ended.get(s, 0) for s in ("failed", "waiting", "running"))
     unwritten = next((f for f in failures if f.storage), None)
     if unwritten:
         raise StorageError(unwritten.cause)
