@@ -138,7 +138,7 @@ def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int,
     """
     store, study = Store(assignment.root), assignment.study
     _set_torch(study)
-    for group in together([standing(store, trial) for trial in unfinished(store, trials)]):
+    for group in together([standing(store, trial) for trial in unfinished(store, trials, assignment.targets)]):
         if assignment.stop():
             return
         workload, chosen = workload_of(study), _record_of("packed", group[0])
@@ -165,7 +165,7 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
         dist.all_reduce(told, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
         return [bool(flag) for flag in told.tolist()]
 
-    waiting: list[Any] = [unfinished(store, trials)]
+    waiting: list[Any] = [unfinished(store, trials, assignment.targets)]
     dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
     for trial in waiting[0]:
         if all_told([bool(assignment.stop())])[0]:
@@ -283,6 +283,9 @@ def _train(
         keep_finished=study.checkpoint.keep_finished,
     )
     start = Start(step=group[0].step, values=[s.values for s in group], committed=record is not None)
+    goal = schema.Goal(
+        targets={t["metric"]: t["values"][-1] for t in assignment.targets}, limit_samples=trials[0].limit_samples
+    )
     with Writer() as writer:
         logs = [
             TrialLog(
@@ -290,6 +293,7 @@ def _train(
                 trial_facts(assignment, workload, engine, s.trial),
                 realisation,
                 timings,
+                goal,
                 goes_on=s.commit,
                 writer=writer,
             )

@@ -16,6 +16,7 @@ from scaleexp import schema
 from scaleexp.checkpoint import decode
 from scaleexp.engines.base import TrialState
 from scaleexp.errors import CorruptError
+from scaleexp.laws import first_confirmed
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.trial import Trial
@@ -60,12 +61,35 @@ class Standing:
         return decode(self.state)
 
 
-def unfinished(store: Store, trials: Sequence[Trial]) -> list[Trial]:
-    """Trials that no commit has finished; those that failed before come last, so that they hold up no other."""
+def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.Target]) -> list[Trial]:
+    """Trials that have not come to their ends; those that failed before come last, so that they hold up no other.
+
+    A trial that ended short of a target or of a limit that was moved since has not come to its end.
+    """
     commits = {trial.key: last_commit(store, trial.key) for trial in trials}
-    status = {key: commit["status"] if commit else "waiting" for key, commit in commits.items()}
-    left = [t for t in trials if status[t.key] not in schema.FINAL_STATUSES]
-    return sorted(left, key=lambda t: status[t.key] == "failed")
+
+    def rank(trial: Trial) -> int | None:
+        commit = commits[trial.key]
+        if commit and commit["status"] in schema.FINAL_STATUSES:
+            return None if commit["status"] == "diverged" or not _moved(store, trial, commit, targets) else 0
+        return 1 if commit and commit["status"] == "failed" else 0
+
+    ranks = [(rank(trial), trial) for trial in trials]
+    return [t for wanted in (0, 1) for r, t in ranks if r == wanted]
+
+
+def _moved(store: Store, trial: Trial, commit: schema.Commit, targets: Sequence[schema.Target]) -> bool:
+    """Whether what ended a trial ends it no longer."""
+    goal = {t["metric"]: t["values"][-1] for t in targets}
+    if commit["status"] == "limit":
+        return commit["samples"] + trial.batch_size <= trial.limit_samples
+    held = commit.get("goal")
+    if held is None or held["targets"] == goal:
+        return False
+    values = _values(store, trial.key, commit)
+    return not all(
+        first_confirmed(values.get(t["metric"], ()), t["values"][-1], t["direction"]) is not None for t in targets
+    )
 
 
 def standing(store: Store, trial: Trial) -> Standing:

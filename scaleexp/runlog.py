@@ -52,6 +52,7 @@ class TrialLog:
         facts: trial.json; written if it is not there yet.
         realisation: what was chosen before step 0 (see `Engine.realisation`); goes into every commit.
         timings: what it was chosen by [seconds]; likewise.
+        goal: what ends the trial; likewise.
         goes_on: the commit that the trial goes on from; None begins it anew.
         writer: writes beside the caller; None writes before a call returns.
 
@@ -64,11 +65,13 @@ class TrialLog:
         facts: schema.TrialFacts,
         realisation: Mapping[str, Any],
         timings: Mapping[str, float] | None = None,
+        goal: schema.Goal | None = None,
         *,
         goes_on: schema.Commit | None = None,
         writer: Writer | None = None,
     ) -> None:
         self._store, self._realisation, self._timings = store, dict(realisation), dict(timings or {})
+        self._goal = goal
         self._submit = writer.submit if writer else _at_once
         self.key = schema.trial_key(facts["trial_id"], facts["realisation"])
         self._directory = f"{schema.TRIALS_DIR}/{self.key}"
@@ -190,6 +193,8 @@ class TrialLog:
             "elapsed_s": elapsed_s,
             "committed_utc": utc_now(),
         }
+        if self._goal is not None:
+            commit["goal"] = self._goal
         self._put(f"{schema.COMMITS_DIR}/{self._number:04d}.json", json_bytes(commit))
         self._forget_checkpoints(commit)
         self._last = commit

@@ -176,6 +176,13 @@ class CheckpointRef(TypedDict):
     bytes: int
 
 
+class Goal(TypedDict):
+    """What ends a trial; with a harder one it goes on."""
+
+    targets: dict[str, float]  # the hardest value of every metric
+    limit_samples: int
+
+
 class Commit(TypedDict):
     """`commits/NNNN.json`. The last one of a trial says what exists: its segments, and no other row.
 
@@ -191,6 +198,7 @@ class Commit(TypedDict):
     status: Status
     cause: str  # why it diverged, stopped or failed; empty otherwise
     segments: list[SegmentRef]
+    goal: NotRequired[Goal]  # what the trial was put through towards
     checkpoint: NotRequired[CheckpointRef | None]  # null at step 0, of a diverged trial, or where none is kept
     realisation: dict[str, Any]  # engine, kernel, threads, device, processes, noise cadence: fixed before step 0
     timings: NotRequired[dict[str, float]]  # what those choices rest on [seconds], and what measuring noise costs
@@ -267,6 +275,7 @@ class PlanFile(TypedDict):
     unit: str
     trials: list[PlannedTrial]
     rules: list[RuleLabel]
+    resolved: NotRequired[dict[str, Any]]  # the study as it was resolved for this plan; study.json is that of the first
 
 
 def trial_key(trial_id: str, realisation: str) -> str:

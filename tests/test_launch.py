@@ -84,7 +84,9 @@ def test_a_finished_study_starts_no_ray(both_ways, monkeypatch):
 def test_another_study_in_the_same_directory_is_refused(tmp_path):
     open_study(prepare(load_study("quadratic")), tmp_path)
     open_study(prepare(load_study("quadratic")), tmp_path)
-    with pytest.raises(ConfigError, match=r"the study 'quadratic', which differs in base\.lr, seeds: give another"):
+    with pytest.raises(
+        ConfigError, match=r"the study 'quadratic', which differs in base\.lr \(\S+ there, 0\.1 here\): give"
+    ):
         open_study(prepare(load_study("quadratic", ["base.lr=0.1", "seeds=[5]"])), tmp_path)
 
 

@@ -127,7 +127,7 @@ def test_finished_trials_never_run_again(study):
     before = sorted(p.name for t in trials for p in (root / "trials" / t.key / "commits").iterdir())
     _, work = assignment(root)
     run_packed(work, trials, threads=1)
-    assert unfinished(Store(root), trials) == []
+    assert unfinished(Store(root), trials, ()) == []
     assert sorted(p.name for t in trials for p in (root / "trials" / t.key / "commits").iterdir()) == before
 
 
@@ -198,9 +198,9 @@ def test_an_error_in_the_middle_is_committed_as_a_failure_and_raised(tmp_path, m
     assert rows(tmp_path, trials[0].key, "steps") == []
     monkeypatch.undo()
     run_packed(work, trials[:2], threads=1)
-    assert unfinished(Store(tmp_path), trials) == list(trials[2:])
+    assert unfinished(Store(tmp_path), trials, ()) == list(trials[2:])
     more, _ = assignment(tmp_path, "seeds=3")
-    assert [t.seed for t in unfinished(Store(tmp_path), more)] == [2, 2, 2, 0, 1, 0, 1]
+    assert [t.seed for t in unfinished(Store(tmp_path), more, ())] == [2, 2, 2, 0, 1, 0, 1]
 
 
 class Timed:
@@ -242,6 +242,8 @@ def test_the_norms_of_all_parameters_are_those_of_the_gradient(tmp_path):
 def test_a_study_written_before_a_field_existed_goes_on(tmp_path):
     prepared = prepare(load_study("quadratic", SETS))
     open_study(prepared, tmp_path)
+    plan = tmp_path / "plan" / "0001.json"
+    plan.write_text(json.dumps({k: v for k, v in json.loads(plan.read_text()).items() if k != "resolved"}))
     file = tmp_path / "study.json"
     held = json.loads(file.read_text())
     for newer in ("compile", "deterministic", "batch_norm", "processes"):

@@ -13,9 +13,9 @@ import torch
 from scaleexp import checkpoint, schema
 from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
-from scaleexp.errors import CorruptError
+from scaleexp.errors import ConfigError, CorruptError
 from scaleexp.execute import Assignment, run_packed, run_real
-from scaleexp.launch.runner import prepare
+from scaleexp.launch.runner import open_study, prepare
 from scaleexp.loop import Signal
 from scaleexp.resume import standing, together, unfinished
 from scaleexp.runlog import last_commit
@@ -174,7 +174,7 @@ def test_a_pack_killed_among_its_commits_goes_on_in_groups(undisturbed, tmp_path
     ]
     run_packed(work, trials, threads=1)
     assert_same(root, tmp_path, trials)
-    assert unfinished(Store(tmp_path), trials) == []
+    assert unfinished(Store(tmp_path), trials, work.targets) == []
 
 
 def test_a_failed_trial_stands_where_it_was_committed_and_goes_on_from_there(undisturbed, tmp_path, monkeypatch):
@@ -237,3 +237,81 @@ def test_a_trial_begun_on_virtual_workers_ends_on_real_ones(undisturbed, tmp_pat
     a, b = (rows(r, trial.key, "evals") for r in (root, tmp_path))
     np.testing.assert_allclose([r["value"] for r in b], [r["value"] for r in a], rtol=1e-4)
     assert [r["step"] for r in b] == [r["step"] for r in a]
+
+
+# A study that grows
+
+
+def root_after(tmp_path, *sets):
+    """A study run in steps, each with more overrides than the last; its trials at the end."""
+    for more in sets:
+        trials, work = assignment(tmp_path, *SGD, *more)
+        open_study(prepare(load_study("quickstart", [*SETS, *SGD, *more])), tmp_path)
+        run_packed(work, trials, threads=1)
+    return trials
+
+
+def test_a_harder_target_goes_on_from_the_last_checkpoints(tmp_path, tmp_path_factory, monkeypatch):
+    easy, hard = "targets=[{metric: val_loss, values: [2.0]}]", "targets=[{metric: val_loss, values: [2.0, 1.2]}]"
+    at_once = tmp_path_factory.mktemp("at_once")
+    root_after(at_once, [hard])
+    ran = []
+    real = PackedEngine.step
+    monkeypatch.setattr(PackedEngine, "step", lambda self, a, *r, **k: (ran.append(a), real(self, a, *r, **k))[1])
+    first = root_after(tmp_path, [easy])
+    ends = {t.key: last_commit(Store(tmp_path), t.key)["samples"] for t in first}
+    before = len(ran)
+    trials = root_after(tmp_path, [hard])
+    assert_same(at_once, tmp_path, trials)
+    assert min(ran[before:]) == min(ends.values()), "what was trained was not trained again"
+    assert [p.name for p in sorted((tmp_path / "plan").iterdir())] == ["0001.json", "0002.json"]
+
+
+def test_a_larger_limit_extends_and_a_grown_grid_adds_only_what_is_new(tmp_path, monkeypatch):
+    root_after(tmp_path, ["seeds=[0]", "limits.samples=800"])
+    built = []
+    real = PackedEngine.__init__
+
+    def counted(self, workload, *, seeds, **options):
+        built.append(seeds)
+        real(self, workload, seeds=seeds, **options)
+
+    monkeypatch.setattr(PackedEngine, "__init__", counted)
+    trials = root_after(tmp_path, ["seeds=[0, 1]", "limits.samples=800"])
+    assert built == [[1, 1, 1]]
+    built.clear()
+    root_after(tmp_path, ["seeds=[0, 1]", "limits.samples=1600"])
+    for trial in trials:
+        commit = last_commit(Store(tmp_path), trial.key)
+        assert commit["status"] == "reached" or commit["samples"] == 1600
+        assert [r["step"] for r in rows(tmp_path, trial.key, "steps")] == list(range(1, commit["step"] + 1))
+    built.clear()
+    root_after(tmp_path, ["seeds=[0, 1]", "limits.samples=1600"])
+    assert built == []
+    assert len(list((tmp_path / "plan").iterdir())) == 2, "a larger limit is no other plan"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("seeds=[1]", "holds 3 trials that this grid leaves out, such as the one of batch size 32, LR 0.0125 and seed"),
+        ("limits.samples=400", r"limits.samples \(1600 there, 400 here: it may grow\)"),
+        ("targets=[{metric: val_loss, values: [1.2]}]", r"targets \(val_loss \[2.0\] there and not here"),
+        ("evaluation.every_samples=50", r"evaluation.every_samples \(100 there, 50 here\)"),
+        ("workload.hidden=[9]", r"workload.hidden \(\[8\] there, \[9\] here\)"),
+        ("dtype=float64", r"dtype \('float32' there, 'float64' here\)"),
+    ],
+)
+def test_what_was_trained_keeps_its_meaning(tmp_path, change, said):
+    prepared = prepare(load_study("quickstart", [*SETS, *SGD]))
+    open_study(prepared, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=said):
+        open_study(prepare(load_study("quickstart", [*SETS, *SGD, change])), tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_how_a_study_runs_may_change(tmp_path):
+    open_study(prepare(load_study("quickstart", [*SETS, *SGD])), tmp_path)
+    for change in (["compile=never"], ["checkpoint.every_s=5"], ["workers=[2]", "worker_batch=16"], ["question=Why?"]):
+        open_study(prepare(load_study("quickstart", [*SETS, *SGD, *change])), tmp_path)

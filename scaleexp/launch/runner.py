@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from scaleexp import facts, schema
 from scaleexp.config import Study, check_against_data, validate_study
 from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, workload_of
+from scaleexp.growth import check_growth, differences
 from scaleexp.plan import directed_targets, make_plan
 from scaleexp.progress import Watch, shown
 from scaleexp.resume import unfinished
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
     from scaleexp.launch.cluster import Resources
     from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
-
-
-_OF_ONE_RUN = frozenset(
-    {
-        "limits.wall_s",
-        "limits.gpu_hours",
-        "limits.usd",
-        "price_usd_per_worker_hour",
-        "hardware",
-        "checkpoint.every_s",
-        "checkpoint.keep_finished",
-    }
-)
-"""Fields of one run of the command that change nothing that is trained: they may differ from run to run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,18 +82,19 @@ def prepare(study: Study) -> Prepared:
 
 
 def open_study(prepared: Prepared, root: str | Path) -> Store:
-    """Create the study directory, or continue one that holds the same study.
+    """Create the study directory, or go on with one that holds this study or less of it.
 
     Raises:
         ConfigError: it holds another study.
         StorageError: it cannot be written.
     """
     store = Store(root)
-    _check_same(prepared, store)
+    held = _check_held(prepared, store)
     with suppress(FileExistsError):
         store.write_json(schema.STUDY_FILE, _dumped(prepared))
-    if not store.names(schema.PLAN_DIR):
-        store.write_json(f"{schema.PLAN_DIR}/0001.json", _plan_file(prepared))
+    plan = _plan_file(prepared)
+    if held is None or differences(_without_study(held[1]), _without_study(plan)):
+        store.write_json(f"{schema.PLAN_DIR}/{held[0] + 1 if held else 1:04d}.json", plan)
     return store
 
 
@@ -115,31 +103,28 @@ def _dumped(prepared: Prepared) -> dict[str, Any]:
 
 
 def _plan_file(prepared: Prepared) -> schema.PlanFile:
-    return prepared.plan.to_file(list(prepared.targets), unit=prepared.workload.unit)
+    plan = prepared.plan.to_file(list(prepared.targets), unit=prepared.workload.unit)
+    return cast("schema.PlanFile", json.loads(json.dumps({**plan, "resolved": _dumped(prepared)})))
 
 
-def _check_same(prepared: Prepared, store: Store) -> None:
-    """Refuse a directory that holds another study; an empty or missing one is fine.
+def _without_study(plan: schema.PlanFile) -> dict[str, Any]:
+    return {key: value for key, value in plan.items() if key != "resolved"}
+
+
+def _check_held(prepared: Prepared, store: Store) -> tuple[int, schema.PlanFile] | None:
+    """Number and content of the newest plan of a directory that holds this study, or less of it; None if it is empty.
 
     Raises:
         ConfigError: it holds another study, or one planned from other data.
     """
-    if schema.STUDY_FILE in store.names(""):
-        held = _with_defaults(store.read_json(schema.STUDY_FILE))
-        differing = [d for d in _differences(held, _dumped(prepared)) if d not in _OF_ONE_RUN]
-        if differing:
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""  # enough to see
-            raise ConfigError(
-                f"{store.root} holds the study {held.get('name')!r}, which differs in {', '.join(differing[:3])}{more}"
-                ": give another --storage, where everything runs anew, or the study that it holds."
-            )
-    plans = store.names(schema.PLAN_DIR)
-    if plans:
-        held, wanted = store.read_json(f"{schema.PLAN_DIR}/{plans[-1]}"), json.loads(json.dumps(_plan_file(prepared)))
-        if _differences(held, wanted):
-            raise ConfigError(
-                f"{store.root} was planned from other data or other rules of the same name: give another --storage."
-            )
+    plans = sorted((int(name.removesuffix(".json")), name) for name in store.names(schema.PLAN_DIR))
+    if not plans:
+        return None
+    number, name = plans[-1]
+    plan: schema.PlanFile = store.read_json(f"{schema.PLAN_DIR}/{name}")
+    study = _with_defaults(plan.get("resolved") or store.read_json(schema.STUDY_FILE))
+    check_growth(study, _dumped(prepared), plan, _plan_file(prepared), where=str(store.root))
+    return number, plan
 
 
 def _with_defaults(held: dict[str, Any]) -> dict[str, Any]:
@@ -164,10 +149,12 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
 
     begin = time.monotonic()
     store = Store(root)
-    _check_same(prepared, store)
-    waiting = unfinished(store, prepared.plan.trials)
+    _check_held(prepared, store)
+    waiting = unfinished(store, prepared.plan.trials, prepared.targets)
     failures = []
-    if waiting:
+    if not waiting:
+        open_study(prepared, root)  # what is asked may be new though nothing is left to run
+    else:
         with ray_cluster(waiting) as resources:
             open_study(prepared, root)  # only now: a study that can never run leaves no directory behind
             assignment = _assignment(prepared, store, resources)
@@ -218,11 +205,3 @@ def _time_allowed(study: Study, resources: Resources) -> tuple[float | None, str
         rate = study.price_usd_per_worker_hour * (resources.gpus or resources.cpus) / 3600.0
         bounds.append((limits.usd / rate, f"limits.usd = {limits.usd:g}"))
     return min(bounds, default=(None, ""))
-
-
-def _differences(held: Any, wanted: Any, path: str = "") -> list[str]:  # noqa: ANN401  # JSON
-    """Dotted paths at which two JSON trees differ."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        keys = sorted(held.keys() | wanted.keys())
-        return [d for k in keys for d in _differences(held.get(k), wanted.get(k), f"{path}.{k}" if path else k)]
-    return [] if held == wanted else [path]
