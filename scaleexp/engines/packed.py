@@ -32,8 +32,6 @@ EVALUATED_AT_ONCE = 4096
 """Held-out samples of a trial that pass through its model together."""
 MEASURED_EVERY = 16
 """About how many steps lie between two that measure, for what is prepared before their cadence is set."""
-EVALUATED_TO_CHOOSE = 128
-"""Held-out samples that show which kernel evaluates faster."""
 
 
 class PackedEngine:
@@ -104,7 +102,7 @@ class PackedEngine:
             together,
             record["kernel"] if record else kernel,
             compiled=compiled,
-            held_out=self._held_out(0, EVALUATED_TO_CHOOSE),
+            held_out=self._held_out(0),
             steps_ahead=steps_ahead * len(self._pieces(batch_size)),
             evaluating=record["evaluation_kernel"] if record else None,
         )
@@ -223,9 +221,9 @@ class PackedEngine:
             return shard_sizes(size // self._workers, shards // self._workers) * self._workers
         return shard_sizes(size, shards)
 
-    def _held_out(self, start: int, most: int = EVALUATED_AT_ONCE) -> Batch:
+    def _held_out(self, start: int) -> Batch:
         """Held-out samples that are evaluated together, from this one on."""
-        batch = self._workload.eval_batch(start, min(self._workload.n_eval, start + most))
+        batch = self._workload.eval_batch(start, min(self._workload.n_eval, start + EVALUATED_AT_ONCE))
         return tuple(part.to(self._device) for part in batch)
 
     # -- the pack -----------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ SUBSETS: dict[str, tuple[float, list[str]]] = {
             "workload.hidden=[64, 64]",
             "workload.held_out=200",
             "seeds=[0]",
-            "limits.samples=4096",
+            "limits.samples=6144",
             "base.lr=0.05",
         ],
     ),
