@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it. Data goes to stdout, messag
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -164,12 +165,17 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         f"{len(trials)} trials, batch sizes {batches[0]} to {batches[-1]}, in {root}",
         err=True,
     )
+    again = InterruptedStudyError(
+        f"stopped; what was committed is kept in {root}, and this goes on from there: "
+        f"{shlex.join(['scaleexp', *sys.argv[1:]])}"
+    )
     try:
-        return run_study(prepared, root)
+        outcome = run_study(prepared, root, lambda line: click.echo(line, err=True))
     except KeyboardInterrupt:
-        raise InterruptedStudyError(
-            f"stopped; what was committed is kept in {root}, and the same command goes on from there"
-        ) from None
+        raise again from None
+    if outcome.asked:
+        raise again
+    return outcome
 
 
 def _summary(outcome: Outcome) -> str:

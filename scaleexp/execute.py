@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from scaleexp import facts, schema
+from scaleexp import facts, lease, schema
 from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
 from scaleexp.resume import Standing, standing, together, unfinished
 from scaleexp.runlog import TrialLog, utc_now
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
 
+ASKED = "asked to stop"
+"""Cause of a trial that was stopped by `scaleexp stop`, Ctrl-C or SIGTERM."""
+_LOOK_S = 0.5
+"""How often a process looks whether that happened [seconds]."""
 _AGREE_S = 1.0
 """About how often the processes of a trial agree on the time [seconds]."""
 
@@ -45,6 +49,7 @@ class Assignment:
         git_sha: of the working tree that the command was given in.
         deadline: Unix time [s] after which trials stop unfinished; None for no limit.
         deadline_cause: the limit that set it, in words.
+        fence: number of the driver's lease; None where nobody else can write.
     """
 
     study: Study
@@ -53,10 +58,21 @@ class Assignment:
     git_sha: str | None
     deadline: float | None
     deadline_cause: str
+    fence: int | None = None
 
     def stop(self) -> str:
         """Why to stop now; empty to go on."""
-        return self.deadline_cause if self.deadline is not None and time.time() > self.deadline else ""
+        if self.deadline is not None and time.time() > self.deadline:
+            return self.deadline_cause
+        if self.fence is not None and _asked_to_stop(self.root, self.fence, int(time.monotonic() / _LOOK_S)):
+            return ASKED
+        return ""
+
+
+@lru_cache(maxsize=1)
+def _asked_to_stop(root: str, fence: int, tick: int) -> bool:
+    """Whether somebody asked the driver to stop; looked up once a tick."""
+    return lease.stop_requested(Store(root), fence)
 
 
 def workload_of(study: Study) -> Workload:
@@ -232,10 +248,10 @@ class _AgreedClock(_Clock):
         if self._steps % self._every:
             return Signal()
         own = super().__call__()
-        stop, commit = self._all_told([bool(own.stop), own.commit])
+        asked, late, commit = self._all_told([own.stop == ASKED, own.stop not in ("", ASKED), own.commit])
         if commit:
             self._committed_s = time.monotonic()
-        return Signal(self._assignment.deadline_cause if stop else "", commit)
+        return Signal(ASKED if asked else self._assignment.deadline_cause if late else "", commit)
 
 
 def _record_of(engine: str, standing: Standing) -> dict[str, Any] | None:
@@ -295,6 +311,7 @@ def _train(
                 timings,
                 goal,
                 goes_on=s.commit,
+                fence=assignment.fence,
                 writer=writer,
             )
             if engine.leader

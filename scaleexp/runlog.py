@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scaleexp import schema
+from scaleexp import lease, schema
 from scaleexp.checkpoint import encode as encode_state
 from scaleexp.engines.base import NoiseMeasurement, TrialState
 from scaleexp.errors import StorageError
@@ -54,6 +54,7 @@ class TrialLog:
         timings: what it was chosen by [seconds]; likewise.
         goal: what ends the trial; likewise.
         goes_on: the commit that the trial goes on from; None begins it anew.
+        fence: number of the driver's lease: nothing is committed once another has a higher one.
         writer: writes beside the caller; None writes before a call returns.
 
     Every method raises StorageError where a write failed: its own, or with a `writer` an earlier one.
@@ -68,10 +69,11 @@ class TrialLog:
         goal: schema.Goal | None = None,
         *,
         goes_on: schema.Commit | None = None,
+        fence: int | None = None,
         writer: Writer | None = None,
     ) -> None:
         self._store, self._realisation, self._timings = store, dict(realisation), dict(timings or {})
-        self._goal = goal
+        self._goal, self._fence = goal, fence
         self._submit = writer.submit if writer else _at_once
         self.key = schema.trial_key(facts["trial_id"], facts["realisation"])
         self._directory = f"{schema.TRIALS_DIR}/{self.key}"
@@ -195,9 +197,28 @@ class TrialLog:
         }
         if self._goal is not None:
             commit["goal"] = self._goal
-        self._put(f"{schema.COMMITS_DIR}/{self._number:04d}.json", json_bytes(commit))
+        if self._fence is not None:
+            commit["fence"] = self._fence
+        self._put_commit(commit)
         self._forget_checkpoints(commit)
         self._last = commit
+
+    def _put_commit(self, commit: schema.Commit) -> None:
+        """Put it under the next free number, over what a driver with an older lease may have committed meanwhile."""
+        while True:
+            if self._fence is not None:
+                lease.check(self._store, self._fence)
+            commit["number"] = self._number
+            file = f"{schema.COMMITS_DIR}/{self._number:04d}.json"
+            if self._fence is None:
+                return self._put(file, json_bytes(commit))
+            try:
+                return self._store.write(f"{self._directory}/{file}", json_bytes(commit))
+            except FileExistsError:
+                other: schema.Commit = self._store.read_json(f"{self._directory}/{file}")
+                if other.get("fence", 0) >= self._fence:
+                    raise self._not_alone() from None
+                self._number += 1
 
     def _write_segment(self, table: schema.Table, columns: Columns) -> None:
         """Rows -> one immutable segment."""
@@ -205,13 +226,13 @@ class TrialLog:
         if rows:
             content = encode(table, columns, self._identity | (self._split if table == "steps" else {}))
             self._written += 1
-            file = f"{schema.SEGMENTS_DIR}/a{self._attempt:03d}-{self._written:04d}-{table}.parquet"
+            file = f"{schema.SEGMENTS_DIR}/{self._prefix}-{self._written:04d}-{table}.parquet"
             self._put(file, content)
             self._segments.append({"file": file, "table": table, "sha256": _sha256(content), "rows": rows})
 
     def _write_checkpoint(self, state: TrialState) -> schema.CheckpointRef:
         content = encode_state(state)
-        file = f"{schema.CHECKPOINTS_DIR}/a{self._attempt:03d}-{self._number + 1:04d}.pt"
+        file = f"{schema.CHECKPOINTS_DIR}/{self._prefix}-{self._number + 1:04d}.pt"
         self._put(file, content)
         return {"file": file, "sha256": _sha256(content), "bytes": len(content)}
 
@@ -227,9 +248,17 @@ class TrialLog:
         try:
             self._store.write(f"{self._directory}/{file}", content)
         except FileExistsError as error:
-            raise StorageError(
-                f"another run is writing trial {self.key} in {self._store.root}: wait for it, or give another --storage"
-            ) from error
+            raise self._not_alone() from error
+
+    def _not_alone(self) -> StorageError:
+        return StorageError(
+            f"another run is writing trial {self.key} in {self._store.root}: wait for it, or give another --storage"
+        )
+
+    @property
+    def _prefix(self) -> str:
+        """Of file names: no two writers have the same."""
+        return f"a{self._attempt:03d}" + (f"-f{self._fence:04d}" if self._fence is not None else "")
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 A study directory:
 
     STUDY/study.json                          the resolved study, as it was run
+    STUDY/lease/0001.json                     which driver ran it, one after another (see `scaleexp.lease`)
     STUDY/plan/0001.json                      what the grid points mean: targets, rules -> trials (only ever added to)
     STUDY/trials/<key>/trial.json             trial facts, written once
     STUDY/trials/<key>/segments/*.parquet     immutable rows of `steps`, `evals` and, on request, `layers`
@@ -24,6 +25,7 @@ SCHEMA_VERSION = 1
 
 STUDY_FILE = "study.json"
 PLAN_DIR = "plan"
+LEASE_DIR = "lease"
 TRIALS_DIR = "trials"
 TRIAL_FILE = "trial.json"
 SEGMENTS_DIR = "segments"
@@ -193,6 +195,7 @@ class Commit(TypedDict):
     key: str
     number: int
     attempt: int
+    fence: NotRequired[int]  # number of the lease that the driver held; one with a higher number has precedence
     step: int
     samples: int
     status: Status

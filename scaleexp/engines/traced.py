@@ -2,8 +2,8 @@
 
 torch.func takes about a millisecond a call to find out which operations to run, which for small models is most of a
 step. Once a function has been called often on tensors of the same shapes, what it runs is recorded (make_fx) and
-replayed. Nothing is compiled or reordered, only views that change nothing are left out; a recording that does not give
-every bit of the original is thrown away.
+replayed. Nothing is compiled or reordered, only what changes nothing is left out; a recording that does not give every
+bit of the original is thrown away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import Graph
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
@@ -81,7 +81,7 @@ def recorded(
     expected, structure = tree_flatten(found)
     try:
         recording = make_fx(lambda a, b, c, d, e, f: function(a, b, c, d, e, f))(*arguments)
-        _leave_out_idle_views(recording)
+        _shorten(recording.graph)
         recording.graph.set_codegen(CodeGen())  # leaves in, leaves out
         recording.recompile()
         again = recording(*tree_leaves(arguments))
@@ -92,16 +92,26 @@ def recorded(
     return lambda leaves: tree_unflatten(recording(*leaves), structure)
 
 
-def _leave_out_idle_views(recording: GraphModule) -> None:
-    """Views of the same shape and strides as what they view: vmap makes many, and each costs a call."""
+def _shorten(graph: Graph) -> None:
+    """Leave out views of the same shape and strides as what they view, and what was computed before.
+
+    vmap records many of both, and each costs a call. A recording that writes in place is left as it is.
+    """
+    calls: list[Any] = [node for node in graph.nodes if node.op == "call_function"]
+    if any(node.target._schema.is_mutable for node in calls if hasattr(node.target, "_schema")):
+        return
     aten = torch.ops.aten
     views = {aten.expand.default, aten.view.default, aten._unsafe_view.default}
-    for node in recording.graph.nodes:
-        if node.target in views:
+    first: dict[str, Any] = {}
+    for node in calls:
+        same = first.setdefault(f"{node.target} {node.args} {node.kwargs}", node)
+        if same is not node:
+            node.replace_all_uses_with(same)
+        elif node.target in views:
             of, is_ = node.args[0].meta["val"], node.meta["val"]
             if of.shape == is_.shape and of.stride() == is_.stride():
                 node.replace_all_uses_with(node.args[0])
-    recording.graph.eliminate_dead_code()
+    graph.eliminate_dead_code()
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from scaleexp import facts, schema
+from scaleexp import facts, lease, schema
 from scaleexp.config import Study, check_against_data, validate_study
 from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, workload_of
@@ -20,6 +20,7 @@ from scaleexp.plan import directed_targets, make_plan
 from scaleexp.progress import Watch, shown
 from scaleexp.resume import unfinished
 from scaleexp.runlog import last_commit
+from scaleexp.stopping import stopping
 from scaleexp.storage import Store
 from scaleexp.trial import Plan
 
@@ -54,11 +55,13 @@ class Outcome:
         root: where the study lives.
         ended: number of trials by status, over the whole plan.
         seconds: wall time of this run.
+        asked: whether somebody asked it to stop.
     """
 
     root: Path
     ended: Mapping[str, int]
     seconds: float
+    asked: bool = False
 
 
 def prepare(study: Study) -> Prepared:
@@ -135,13 +138,18 @@ def _with_defaults(held: dict[str, Any]) -> dict[str, Any]:
     return held
 
 
-def run_study(prepared: Prepared, root: str | Path) -> Outcome:
+def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] = lambda line: None) -> Outcome:
     """Run everything of a study that is not finished yet, on Ray, and sum up.
+
+    Args:
+        prepared: the study.
+        root: where it lives.
+        tell: is told in one line what the user has to wait for.
 
     Raises:
         ConfigError: the directory holds another study.
         InfeasibleError: its real workers can never be placed.
-        StorageError: what was trained could not be written.
+        StorageError: what was trained could not be written, or another driver runs the study.
         TrialsFailedError: some trials failed; the others are committed.
     """
     from scaleexp.launch.cluster import ray_cluster
@@ -151,16 +159,22 @@ def run_study(prepared: Prepared, root: str | Path) -> Outcome:
     store = Store(root)
     _check_held(prepared, store)
     waiting = unfinished(store, prepared.plan.trials, prepared.targets)
-    failures = []
+    failures, asked = [], False
     if not waiting:
         open_study(prepared, root)  # what is asked may be new though nothing is left to run
     else:
-        with ray_cluster(waiting) as resources:
-            open_study(prepared, root)  # only now: a study that can never run leaves no directory behind
-            assignment = _assignment(prepared, store, resources)
+        # Only now: a study that can never run leaves no directory behind.
+        with ray_cluster(waiting) as resources, lease.held(store, tell=tell) as fence, stopping(store, tell):
+            open_study(prepared, root)
+            waiting = unfinished(store, prepared.plan.trials, prepared.targets)
+            assignment = _assignment(prepared, store, resources, fence)
             with shown(Watch.from_now(store, waiting)):
                 failures = run_phases(assignment, waiting, resources)
-    outcome = Outcome(root=store.root, ended=statuses(store, prepared.plan.trials), seconds=time.monotonic() - begin)
+            asked = lease.stop_requested(store, fence)
+    ended = statuses(store, prepared.plan.trials)
+    outcome = Outcome(root=store.root, ended=ended, seconds=time.monotonic() - begin, asked=asked)
+    if asked:
+        return outcome
     count = sum(outcome.ended.get(s, 0) for s in ("failed", "waiting", "running"))
     unwritten = next((f for f in failures if f.storage), None)
     if unwritten:
@@ -179,7 +193,7 @@ def statuses(store: Store, trials: Sequence[Trial]) -> dict[str, int]:
     return dict(Counter(c["status"] if c else "waiting" for c in commits))
 
 
-def _assignment(prepared: Prepared, store: Store, resources: Resources) -> Assignment:
+def _assignment(prepared: Prepared, store: Store, resources: Resources, fence: int) -> Assignment:
     seconds, cause = _time_allowed(prepared.study, resources)
     return Assignment(
         study=prepared.study,
@@ -188,6 +202,7 @@ def _assignment(prepared: Prepared, store: Store, resources: Resources) -> Assig
         git_sha=facts.git_sha(Path.cwd()),
         deadline=time.time() + seconds if seconds is not None else None,
         deadline_cause=cause,
+        fence=fence,
     )
 
 

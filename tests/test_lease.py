@@ -1,0 +1,172 @@
+"""Who may write a study: one driver at a time, and the next where the last is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from scaleexp import lease
+from scaleexp.errors import StorageError
+from scaleexp.execute import Assignment
+from scaleexp.runlog import TrialLog, last_commit
+from scaleexp.stopping import stopping
+from scaleexp.storage import Store
+
+FACTS = {
+    "trial_id": "t",
+    "realisation": "",
+    "seed": 0,
+    "batch_size": 4,
+    "workers": 1,
+    "micro_batch": 4,
+    "accumulation_steps": 1,
+    "lr": 0.1,
+}
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "space": "another machine", "started": "1", "ttl_s": 0.4}
+
+
+def test_a_lease_is_held_by_one_and_numbers_grow(tmp_path):
+    store = Store(tmp_path)
+    for number in (1, 2, 3):
+        with lease.held(store) as own:
+            assert own == number
+            said = rf"is being run by process {os.getpid()} on .*scaleexp stop"
+            with pytest.raises(StorageError, match=said), lease.held(store):
+                pytest.fail("two hold it")
+    assert lease.newest(store) == 3
+
+
+def test_a_driver_that_was_killed_is_followed_at_once(tmp_path):
+    code = "import os, sys; from scaleexp import lease; from scaleexp.storage import Store\n"
+    code += "with lease.held(Store(sys.argv[1])): os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    begin = time.monotonic()
+    with lease.held(Store(tmp_path), tell=pytest.fail) as number:
+        assert number == 2
+    assert time.monotonic() - begin < 5
+
+
+def test_a_driver_elsewhere_is_followed_when_it_gives_no_sign_of_life(tmp_path):
+    store, told = Store(tmp_path), []
+    store.write_json("lease/0001.json", ELSEWHERE)
+    with lease.held(store, ttl_s=0.4, tell=told.append) as number:
+        assert number == 2
+    assert "was last run by process 1 on elsewhere; waiting 0 s for a sign of life" in told[0]
+
+
+def test_a_driver_elsewhere_that_lives_is_left_alone(tmp_path):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", {**ELSEWHERE, "ttl_s": 20.0})
+    timer = threading.Timer(0.5, lambda: store.write_json("lease/0001.beat-000001", {}))
+    timer.start()
+    with pytest.raises(StorageError, match="is being run by process 1 on elsewhere"), lease.held(store, ttl_s=20.0):
+        pytest.fail("two hold it")
+    timer.join()
+
+
+def test_a_holder_shows_that_it_lives_and_hears_that_it_was_followed(tmp_path):
+    store = Store(tmp_path)
+
+    def hold():
+        with lease.held(store, ttl_s=0.2):
+            time.sleep(0.5)
+            beats = [n for n in store.names("lease") if "beat" in n]
+            assert 1 <= len(beats) <= 2
+            store.write_json("lease/0002.json", ELSEWHERE)
+            time.sleep(0.3)
+
+    with pytest.raises(StorageError, match="another driver has taken over"):
+        hold()
+
+
+def log(root, fence, last=None):
+    return TrialLog(Store(root), FACTS, {}, goes_on=last, fence=fence)  # type: ignore[arg-type]
+
+
+def test_a_late_commit_of_a_driver_that_was_followed_is_refused(tmp_path):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", ELSEWHERE)
+    zombie = log(tmp_path, 1)
+    zombie.commit(step=1, samples=4, status="running")
+    store.write_json("lease/0002.json", ELSEWHERE)
+    with pytest.raises(StorageError, match=r"another driver \(lease 2\) has taken over"):
+        zombie.commit(step=2, samples=8, status="running")
+    assert last_commit(store, "t")["step"] == 1
+
+
+def test_a_commit_that_slips_in_before_that_is_overtaken(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", ELSEWHERE)
+    zombie = log(tmp_path, 1)
+    zombie.commit(step=1, samples=4, status="running")
+    store.write_json("lease/0002.json", ELSEWHERE)
+    follower = log(tmp_path, 2, last_commit(store, "t"))
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "check", lambda store, number: None)  # it looked just before the other came
+        zombie.evaluation(step=2, samples=8, values={"loss": 1.0}, eval_s=0.0)
+        zombie.commit(step=2, samples=8, status="running")
+    follower.evaluation(step=2, samples=8, values={"loss": 1.0}, eval_s=0.0)
+    follower.commit(step=3, samples=12, status="running")
+    newest = last_commit(store, "t")
+    assert (newest["step"], newest["number"], newest["fence"]) == (3, 3, 2)
+    assert len(newest["segments"]) == 1, "its rows and no one else's"
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "check", lambda store, number: None)
+        with pytest.raises(StorageError, match="another run is writing trial t"):
+            zombie.commit(step=4, samples=16, status="running")
+
+
+def test_who_is_asked_to_stop_hears_it_and_nobody_else_does(tmp_path):
+    store = Store(tmp_path)
+    assert not lease.request_stop(store), "nobody runs it"
+    with lease.held(store) as number:
+        asked = Assignment(
+            study=None,  # type: ignore[arg-type]
+            targets=(),
+            root=str(tmp_path),
+            git_sha=None,
+            deadline=None,
+            deadline_cause="",
+            fence=number,
+        )
+        assert asked.stop() == ""
+        assert lease.request_stop(store)
+        assert lease.request_stop(store), "again is no error"
+        time.sleep(1.0)
+        assert asked.stop() == "asked to stop"
+    assert not lease.request_stop(store), "nobody runs it any more"
+    with lease.held(store) as number:
+        assert not lease.stop_requested(store, number)
+
+
+def test_the_first_signal_asks_and_the_second_interrupts(tmp_path):
+    store, told = Store(tmp_path), []
+
+    def signalled(number):
+        with lease.held(store) as own, stopping(store, told.append):
+            os.kill(os.getpid(), number)
+            assert lease.stop_requested(store, own)
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt):
+            signalled(number)
+        assert signal.getsignal(number) is before
+    assert told == ["stopping: every trial commits where it is; once more to stop without that"] * 2
+
+
+def test_a_stop_leaves_the_lease_of_a_dead_driver_alone(tmp_path):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", {**lease.holder(), "pid": 2**22 + 1, "ttl_s": 1.0})
+    assert not lease.request_stop(store)
+    assert json.loads((tmp_path / "lease" / "0001.json").read_text())["pid"] == 2**22 + 1
