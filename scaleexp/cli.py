@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,8 @@ from scaleexp.schema import REPORT_DIR
 
 if TYPE_CHECKING:
     from scaleexp.launch.runner import Outcome, Prepared
+
+_WATCH_S = 2.0
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +48,7 @@ def cli() -> None:
     scaleexp quickstart            a real study on real data, to a report, in minutes
     scaleexp plan my_study.yaml    what a study would run
     scaleexp run my_study.yaml     run it, or go on with it
+    scaleexp status DIR            how far it has come (and `stop` to stop it where it is)
     scaleexp-analysis --help       fit, draw and report what was run
     """  # noqa: D301  # click's own mark for lines that stay as they are
 
@@ -85,6 +89,41 @@ def quickstart(overrides: Sequence[str], storage: str | None) -> None:
     outcome = _run(_prepared("quickstart", overrides), storage)
     click.echo(_summary(outcome))
     _report(outcome.root)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@click.option("--watch", is_flag=True, help="Look again every two seconds until nobody runs it.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def status(directory: str, watch: bool, as_json: bool) -> None:
+    """Say how far the study in DIR has come, from its directory alone."""
+    from shutil import get_terminal_size
+
+    from scaleexp.status import rendered, status_of
+    from scaleexp.storage import Store
+
+    while True:
+        document = status_of(Store(directory))
+        if watch and not as_json:
+            click.clear()
+        text = json.dumps(document) if as_json else rendered(document, width=min(get_terminal_size().columns, 100))
+        click.echo(text)
+        if not (watch and document["driver"] and document["driver"]["running"]):
+            return
+        time.sleep(_WATCH_S)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+def stop(directory: str) -> None:
+    """Ask who runs the study in DIR to commit every trial where it is, and stop; `scaleexp run` goes on from there."""
+    from scaleexp.lease import request_stop
+    from scaleexp.storage import Store
+
+    store = Store(directory)
+    if not request_stop(store):
+        raise ConfigError(f"nobody runs a study in {store.root}, so there is nothing to stop")
+    click.echo("asked it to stop; `scaleexp status` says when it has")
 
 
 @cli.command(name="list")

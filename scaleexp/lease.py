@@ -41,7 +41,7 @@ def newest(store: Store) -> int:
 def request_stop(store: Store) -> bool:
     """Ask who holds the lease to commit and stop; False where nobody holds it."""
     number = newest(store)
-    if number == 0 or not _may_live(store, number):
+    if number == 0 or not may_live(store, number):
         return False
     with suppress(FileExistsError):  # asked before
         store.write_json(f"{schema.LEASE_DIR}/{number:04d}.stop", {"asked_by": holder()})
@@ -112,7 +112,9 @@ def _acquired(store: Store, ttl_s: float, tell: Callable[[str], None]) -> int:
         if number:
             _wait_for(store, number, ttl_s, tell)
         with suppress(FileExistsError):  # another was faster
-            store.write_json(f"{schema.LEASE_DIR}/{number + 1:04d}.json", {"ttl_s": ttl_s, **holder()})
+            store.write_json(
+                f"{schema.LEASE_DIR}/{number + 1:04d}.json", {"ttl_s": ttl_s, "since": time.time(), **holder()}
+            )
             return number + 1
 
 
@@ -122,7 +124,7 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
     Raises:
         StorageError: it is alive.
     """
-    if not _may_live(store, number):
+    if not may_live(store, number):
         return
     other = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")
     who = f"process {other.get('pid')} on {other.get('host')}"
@@ -144,7 +146,7 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
             raise refusal
 
 
-def _may_live(store: Store, number: int) -> bool:
+def may_live(store: Store, number: int) -> bool:
     """Whether the holder of a lease is not known to be gone."""
     if (number, "released") in _files(store):
         return False

@@ -30,7 +30,7 @@ CLEARLY_FASTER = 0.97
 COMPILE_PAYS_S = 600.0
 """A pack that may end sooner is never compiled: that takes 5 to 20 s for each size to which the pack shrinks."""
 
-_HOPELESS = 1.5
+_HOPELESS = 3.0
 """A kernel whose first run takes this many times what another needs is timed once: warmth does not make up for it."""
 _ENOUGH = 64
 """Samples that show whether bits depend on the place in a pack."""
@@ -149,10 +149,13 @@ def _pass_s(kernel: Kernel, stack: Stack, samples: int, steps_ahead: int, hopele
     def run() -> None:
         kernel(held, held.joined(batch) if kernel.copies else batch, first, {})
 
-    if steps_ahead >= PAYS_AFTER and best_of(run, repeats=1, warm=True) < _LONG_S:
+    first_s = best_of(run, repeats=1, warm=True)
+    if first_s > hopeless:
+        return times * first_s
+    if steps_ahead >= PAYS_AFTER and first_s < _LONG_S:
         kernel.record()
         run()
-    return times * briefly(run, hopeless)
+    return times * briefly(run)
 
 
 def _evaluation_s(trainee: Trainee, kernel: Kernel, stack: Stack, held_out: Batch, hopeless: float) -> float:

@@ -87,8 +87,9 @@ def packed_case(case: str, alternations: int, block_s: float) -> tuple[FloatArra
     model, hidden, trials, batch_size = PACKED[case]
     workload = ours.Classifier(model=model, hidden=hidden)
     seeds = [k % 4 for k in range(trials)]
-    engines = ours.packed_engine(workload, seeds, batch_size), ours.packed_engine(workload, seeds, batch_size)
-    return with_and_without(engines, trials, batch_size, alternations, block_s)
+    measuring = ours.packed_engine(workload, seeds, batch_size)
+    plain = ours.packed_engine(workload, seeds, batch_size, like=measuring)
+    return with_and_without((measuring, plain), trials, batch_size, alternations, block_s)
 
 
 def work(alternations: int, block_s: float) -> None:

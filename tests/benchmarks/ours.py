@@ -40,9 +40,14 @@ __all__ = ["Classifier", "Engine", "Quadratic", "Trial", "Workload"]
 
 
 def packed_engine(
-    workload: Workload, seeds: Sequence[int], batch_size: int, *, optimizer: Mapping[str, Any] = SGD
+    workload: Workload,
+    seeds: Sequence[int],
+    batch_size: int,
+    *,
+    optimizer: Mapping[str, Any] = SGD,
+    like: PackedEngine | None = None,
 ) -> PackedEngine:
-    """A pack at step 0, on one thread as a study runs it."""
+    """A pack at step 0, on one thread as a study runs it; by the choices of another if that is given."""
     return PackedEngine(
         workload,
         seeds=seeds,
@@ -51,6 +56,7 @@ def packed_engine(
         noise_shards=NOISE_SHARDS,
         threads=1,
         kernel="time",
+        record=like.realisation if like else None,
     )
 
 

@@ -1,0 +1,186 @@
+"""How far a study has come, from its directory alone: no cluster is asked, and nothing is loaded but JSON."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any, TypedDict
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from scaleexp import lease, schema
+from scaleexp.errors import StorageError
+from scaleexp.plan_table import duration
+from scaleexp.runlog import last_commit
+from scaleexp.storage import Store
+
+STATUS_JSON_VERSION = 1
+"""Version of `scaleexp status --json`, whose JSON Schema is schemas/status.json."""
+
+_KNOWN_SHARE = 0.02
+"""Of the work: before so much is done, what is left is not estimated."""
+
+
+class TrialRow(TypedDict):
+    """One trial as it was last committed."""
+
+    key: str
+    batch_size: int  # [samples]
+    workers: int
+    lr: float
+    seed: int
+    status: str  # of schema.Status, or waiting
+    step: int
+    samples: int
+    limit_samples: int | None  # null before it began
+    elapsed_s: float
+    cause: str
+
+
+class Driver(TypedDict):
+    """Who runs the study, or ran it last."""
+
+    lease: int
+    running: bool
+    host: str
+    pid: int
+    stopping: bool  # it was asked to
+
+
+class StatusDocument(TypedDict):
+    """`scaleexp status --json`."""
+
+    schema_version: int
+    study: str
+    question: str
+    driver: Driver | None
+    trials: dict[str, int]  # by status
+    eta_s: float | None  # [seconds]; null where nothing runs or too little is known
+    rows: list[TrialRow]
+
+
+def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
+    """What the newest plan holds and how far each trial has come.
+
+    Args:
+        store: the study.
+        now: Unix time [seconds]; None for the clock's.
+
+    Raises:
+        StorageError: there is no study.
+    """
+    plans = sorted(store.names(schema.PLAN_DIR), key=lambda name: int(name.removesuffix(".json")))
+    if not plans:
+        raise StorageError(f"{store.root} holds no study: give the directory that `scaleexp run` writes to.")
+    plan: schema.PlanFile = store.read_json(f"{schema.PLAN_DIR}/{plans[-1]}")
+    commits = {
+        k: last_commit(store, k) for k in (schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"])
+    }
+    rows = [_row(trial, commits) for trial in plan["trials"]]
+    driver, since = _driver(store)
+    return StatusDocument(
+        schema_version=STATUS_JSON_VERSION,
+        study=plan["study"],
+        question=plan["question"],
+        driver=driver,
+        trials=dict(Counter(row["status"] for row in rows)),
+        eta_s=_eta_s(rows, commits, driver, since, time.time() if now is None else now),
+        rows=rows,
+    )
+
+
+def _row(trial: schema.PlannedTrial, commits: dict[str, schema.Commit | None]) -> TrialRow:
+    key = schema.trial_key(trial["trial_id"], trial["realisation"])
+    commit = commits[key]
+    goal = commit.get("goal") if commit else None
+    return TrialRow(
+        key=key,
+        batch_size=trial["batch_size"],
+        workers=trial["workers"],
+        lr=trial["lr"],
+        seed=trial["seed"],
+        status=commit["status"] if commit else "waiting",
+        step=commit["step"] if commit else 0,
+        samples=commit["samples"] if commit else 0,
+        limit_samples=goal["limit_samples"] if goal else None,
+        elapsed_s=commit["elapsed_s"] if commit else 0.0,
+        cause=commit["cause"] if commit else "",
+    )
+
+
+def _driver(store: Store) -> tuple[Driver | None, float]:
+    """Who holds the newest lease, and since when [Unix seconds]."""
+    number = lease.newest(store)
+    if not number:
+        return None, 0.0
+    found: dict[str, Any] = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")
+    driver = Driver(
+        lease=number,
+        running=lease.may_live(store, number),
+        host=found["host"],
+        pid=found["pid"],
+        stopping=lease.stop_requested(store, number),
+    )
+    return driver, float(found.get("since", 0.0))
+
+
+def _eta_s(
+    rows: Sequence[TrialRow],
+    commits: dict[str, schema.Commit | None],
+    driver: Driver | None,
+    since: float,
+    now: float,
+) -> float | None:
+    """Seconds left if the samples to come go as fast as those that this driver has committed.
+
+    A trial that waits or runs is taken to need what those that ended have needed on average, or its limit.
+    """
+    if driver is None or not driver["running"] or now <= since:
+        return None
+    ended = [row["samples"] for row in rows if row["status"] in schema.FINAL_STATUSES]
+    limits = [row["limit_samples"] for row in rows if row["limit_samples"]]
+    if not limits:
+        return None
+    usual = sum(ended) / len(ended) if ended else float(max(limits))
+    done = float(sum(c["samples"] for c in commits.values() if c and c.get("fence") == driver["lease"]))
+    left = sum(max(usual - row["samples"], 0.0) for row in rows if row["status"] not in schema.FINAL_STATUSES)
+    return (now - since) * left / done if done > _KNOWN_SHARE * (done + left) else None
+
+
+def rendered(document: StatusDocument, *, width: int) -> str:
+    """As a person reads it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("batch", "workers", "trials", "ended", "running", "waiting", "stopped", "failed", "furthest step"):
+        table.add_column(name, justify="right")
+    for batch in sorted({row["batch_size"] for row in document["rows"]}):
+        own = [row for row in document["rows"] if row["batch_size"] == batch]
+        count = Counter("ended" if row["status"] in schema.FINAL_STATUSES else row["status"] for row in own)
+        counts = [str(count[name] or "") for name in ("ended", "running", "waiting", "stopped", "failed")]
+        workers = "/".join(str(w) for w in sorted({row["workers"] for row in own}))
+        furthest = max(row["step"] for row in own)
+        table.add_row(str(batch), workers, str(len(own)), *counts, str(furthest or ""))
+    console = Console(file=StringIO(), width=width, highlight=False)
+    console.print(table)
+    text = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+    head = [document["study"] + ": " + document["question"], _told(document)]
+    failed = next((row for row in document["rows"] if row["status"] == "failed"), None)
+    tail = [f"first failure (trial {failed['key']}): {failed['cause']}"] if failed else []
+    return "\n".join([*head, text, *tail])
+
+
+def _told(document: StatusDocument) -> str:
+    """Who runs it, and for how long."""
+    driver, total = document["driver"], len(document["rows"])
+    ended = sum(document["trials"].get(s, 0) for s in schema.FINAL_STATUSES)
+    done = f"{ended}/{total} trials ended"
+    if driver is None:
+        return f"{done}; not started"
+    who = f"process {driver['pid']} on {driver['host']}"
+    if not driver["running"]:
+        return f"{done}; nobody runs it" + ("" if ended == total else f" (last was {who})")
+    eta = "" if document["eta_s"] is None else f", about {duration(document['eta_s'])} left"
+    return f"{done}; {'stopping' if driver['stopping'] else 'run'} by {who}{eta}"
