@@ -154,7 +154,9 @@ def _eta_s(
 def rendered(document: StatusDocument, *, width: int) -> str:
     """As a person reads it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("batch", "workers", "trials", "ended", "running", "waiting", "stopped", "failed", "furthest step"):
+    alive = document["driver"] is not None and document["driver"]["running"]
+    under_way = "running" if alive else "interrupted"
+    for name in ("batch", "workers", "trials", "ended", under_way, "waiting", "stopped", "failed", "furthest step"):
         table.add_column(name, justify="right")
     for batch in sorted({row["batch_size"] for row in document["rows"]}):
         own = [row for row in document["rows"] if row["batch_size"] == batch]

@@ -31,11 +31,15 @@ COMPILE_PAYS_S = 600.0
 """A pack that may end sooner is never compiled: that takes 5 to 20 s for each size to which the pack shrinks."""
 
 _HOPELESS = 3.0
-"""A kernel whose first run takes this many times what another needs is timed once: warmth does not make up for it."""
+"""A kernel whose first run takes this many times what another needs, and `_LONG_S` more, is timed once."""
+_NO_FASTER = 0.9
+"""A run that needs more than this share of the least time before it shows that all is warm."""
+_RECORDED_S = 0.02
+"""A longer pass is not recorded before it is timed: the calls that a recording saves are a small part of it."""
 _ENOUGH = 64
 """Samples that show whether bits depend on the place in a pack."""
-_LONG_S, _VERY_LONG_S = 0.02, 1.0
-"""A run that takes longer is timed twice, or once."""
+_LONG_S, _VERY_LONG_S = 0.25, 1.0
+"""Seconds of all runs, or of one, after which two, or one, are enough."""
 
 Compile = Literal["auto", "never", "always"]
 KernelName = Literal["time", "vmap", "one by one", "compiled vmap"]
@@ -133,8 +137,8 @@ def choose_kernel(
 
 
 def _hopeless(others: Mapping[str, float]) -> float:
-    """A first run that takes as long [seconds] decides against a kernel, warm or not."""
-    return max(_HOPELESS * min(others.values(), default=math.inf), _LONG_S)
+    """A run that takes as long [seconds] decides against a kernel, warm or not."""
+    return _HOPELESS * min(others.values(), default=math.inf) + _LONG_S
 
 
 def _told(error: Exception) -> str:
@@ -149,13 +153,12 @@ def _pass_s(kernel: Kernel, stack: Stack, samples: int, steps_ahead: int, hopele
     def run() -> None:
         kernel(held, held.joined(batch) if kernel.copies else batch, first, {})
 
-    first_s = best_of(run, repeats=1, warm=True)
-    if first_s > hopeless:
-        return times * first_s
-    if steps_ahead >= PAYS_AFTER and first_s < _LONG_S:
+    seconds = briefly(run, hopeless)
+    if kernel.copies and steps_ahead >= PAYS_AFTER and seconds < _RECORDED_S:
         kernel.record()
         run()
-    return times * briefly(run)
+        seconds = min(seconds, briefly(run))
+    return times * seconds
 
 
 def _evaluation_s(trainee: Trainee, kernel: Kernel, stack: Stack, held_out: Batch, hopeless: float) -> float:
@@ -208,15 +211,19 @@ def median_of(run: Callable[[], object], *, repeats: int) -> float:
 
 
 def briefly(run: Callable[[], object], hopeless: float = math.inf) -> float:
-    """Wall time of a run [seconds]: the least of four, of two where one is long, of one where it is very long.
+    """Least wall time of a run [seconds], once runs no longer get faster: the first few of a kind warm up.
 
-    The first also warms up, and if it takes `hopeless` seconds it is the only one. How often it runs depends on the
+    It ends after two runs where they are long, and where one takes `hopeless` seconds. How often it runs depends on the
     clock: not for what several processes must do alike.
     """
-    first = best_of(run, repeats=1, warm=True)
-    if first > min(_VERY_LONG_S, hopeless):
-        return first
-    return min(first, best_of(run, repeats=1 if first > _LONG_S else 3, warm=True))
+    times: list[float] = []
+    while True:
+        times.append(best_of(run, repeats=1, warm=True))
+        best = min(times[:-1], default=math.inf)
+        if times[-1] > min(_VERY_LONG_S, hopeless) or (len(times) > 1 and sum(times) > _LONG_S):
+            return min(times)
+        if len(times) > 2 and times[-1] > _NO_FASTER * best:
+            return min(times)
 
 
 @cache
