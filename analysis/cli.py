@@ -18,7 +18,9 @@ from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataErr
 
 Command = Callable[..., None]
 
-_source = click.argument("source", type=click.Path(path_type=Path))
+_BESIDE = "SOURCE/report, or ./scaleexp-results/NAME/report where SOURCE is on an object store,"
+
+_source = click.argument("source")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON; its schema ships in analysis/schemas.")
 _metric = click.option("--metric", help="Metric of the target; the plan's first if left out.")
 _target = click.option("--target", type=float, help="Value of the metric; the hardest planned one if left out.")
@@ -43,7 +45,7 @@ def cli() -> None:
 @_interval_options
 @_json
 def fit(
-    source: Path, targets: tuple[float, ...], metric: str | None, confidence: float, seed: int, as_json: bool
+    source: str, targets: tuple[float, ...], metric: str | None, confidence: float, seed: int, as_json: bool
 ) -> None:
     """Fit the critical batch size of SOURCE, a study directory."""
     from analysis.card import card
@@ -63,13 +65,13 @@ def fit(
 
 @cli.command()
 @_source
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory; SOURCE/report if left out.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=f"Directory; {_BESIDE} if left out.")
 @_target
 @_metric
 @_interval_options
 @_json
 def plot(
-    source: Path,
+    source: str,
     out: Path | None,
     target: float | None,
     metric: str | None,
@@ -83,21 +85,21 @@ def plot(
 
     _check_confidence(confidence)
     study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed)
-    figures = {name: str(file) for name, file in draw_all(study, out or source / schema.REPORT_DIR).items()}
+    figures = {name: str(file) for name, file in draw_all(study, out or _beside(source)).items()}
     _echo({"schema_version": 1, "figures": figures}, "\n".join(figures.values()), as_json=as_json)
 
 
 @cli.command()
 @_source
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="HTML file; SOURCE/report/report.html if left out."
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help=f"HTML file; report.html in {_BESIDE} if left out."
 )
 @_target
 @_metric
 @_interval_options
 @_json
 def report(
-    source: Path,
+    source: str,
     out: Path | None,
     target: float | None,
     metric: str | None,
@@ -111,7 +113,7 @@ def report(
 
     _check_confidence(confidence)
     study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed)
-    written = write_report(study, out or source / schema.REPORT_DIR / "report.html")
+    written = write_report(study, out or _beside(source) / "report.html")
     click.echo(answer(study), err=True)
     _echo({"schema_version": 1, "report": str(written)}, str(written), as_json=as_json)
 
@@ -121,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = cli.main(arguments, prog_name="scaleexp-analysis", standalone_mode=False)
     except ScaleexpError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {redact(str(error))}", err=True)
         return error.exit_code
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -134,6 +136,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _echo(document: dict[str, Any], text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+
+
+def _beside(source: str) -> Path:
+    """Directory for what is drawn and written: in the study's own, or a local one for a study on an object store."""
+    from scaleexp.storage import Store
+
+    return (Store(source).results if "://" in source else Path(source)) / schema.REPORT_DIR
 
 
 def _check_confidence(confidence: float) -> None:

@@ -1,30 +1,24 @@
-"""Read a study directory: only what commits bind, after its sha256 was checked."""
+"""Read a study directory: only what commits bind, after its sha256 was checked.
+
+Where the newest plan, or the newest commit of a trial, is corrupt or binds something that is, the newest one before it
+that is whole is used, and `problems` says so.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, cast, get_origin, get_type_hints
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from scaleexp import schema
+from scaleexp import schema, segment
 from scaleexp.errors import CorruptError, StorageError
+from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole, numbered, opened
 from scaleexp.schema import Commit, PlanFile, SegmentRef, TrialFacts
-
-
-def _required(shape: type[Any]) -> frozenset[str]:
-    """Required keys of a TypedDict; `__required_keys__` misses NotRequired under postponed annotations."""
-    hints = get_type_hints(shape, include_extras=True)
-    return frozenset(name for name, hint in hints.items() if get_origin(hint) is not NotRequired)
-
-
-_PLAN_KEYS, _FACTS_KEYS, _COMMIT_KEYS = (_required(shape) for shape in (PlanFile, TrialFacts, Commit))
+from scaleexp.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +28,7 @@ class TrialLog:
     Attributes:
         key: directory name, `id` or `id@realisation`.
         facts: trial.json.
-        commit: the last commit; None when nothing was committed.
+        commit: the last commit that is whole; None when nothing was committed.
     """
 
     key: str
@@ -47,13 +41,13 @@ class StudyLog:
     """A study directory.
 
     Attributes:
-        path: its directory.
-        plan: the newest plan.
-        trials: every trial of the plan that has a trial.json and no corrupt or missing file, in plan order.
-        problems: one sentence for each thing that was left out because it was missing or corrupt.
+        path: its directory, an absolute path or the address of one.
+        plan: the newest plan that is whole.
+        trials: every trial of the plan that has a trial.json and a commit that is whole, or none yet, in plan order.
+        problems: what was left out, or used instead, because something is missing or corrupt.
     """
 
-    path: Path
+    path: str
     plan: PlanFile
     trials: tuple[TrialLog, ...]
     problems: tuple[str, ...]
@@ -62,40 +56,41 @@ class StudyLog:
 def load(path: str | Path) -> StudyLog:
     """Read the plan, the facts and the last commit of every planned trial, and check every segment's sha256.
 
-    A trial with a corrupt or missing file is left out and named in `problems`; rows are decoded later, on demand.
+    A trial whose last commit is not whole is read as of the newest one that is, and left out where none is; `problems`
+    names what is corrupt or missing and what is used instead. Rows are decoded later, on demand.
 
     Args:
-        path: a study directory.
+        path: a study directory, or the address of one on an object store.
 
     Raises:
         StorageError: not a study directory, nothing committed yet, or a log of a newer version.
-        CorruptError: the plan cannot be decoded, or every committed trial is corrupt.
+        CorruptError: every plan or every committed trial is corrupt.
     """
-    root = Path(path)
-    plan_file = _newest(root / schema.PLAN_DIR)
-    if plan_file is None:
-        got = "there is no such directory" if not root.is_dir() else f"it holds no {schema.PLAN_DIR}/*.json"
-        raise StorageError(f"{path} is not a study directory: {got}; give the directory that `scaleexp run` wrote.")
-    plan = cast(PlanFile, _decode(plan_file, _PLAN_KEYS))
+    store = Store(path)
+    plan, problems = _plan(store)
+    begun = set(store.names(schema.TRIALS_DIR))
     trials: list[TrialLog] = []
-    problems: list[str] = []
     waiting = 0
     for planned in plan["trials"]:
         key = schema.trial_key(planned["trial_id"], planned["realisation"])
-        if not (root / schema.TRIALS_DIR / key / schema.TRIAL_FILE).is_file():
-            waiting += 1
-            continue
         try:
-            trials.append(_trial(root, key))
+            trial, instead = _trial(store, key) if key in begun else (None, [])
         except CorruptError as error:
             problems.append(f"trial {key} is left out: {error}")
+            continue
+        if trial is None:
+            waiting += 1
+            continue
+        trials.append(trial)
+        problems += instead
+    begun_problems = len(problems)
     if waiting:
         problems.append(f"{waiting} of {len(plan['trials'])} planned trials have not begun.")
     if not any(trial.commit for trial in trials):
-        if len(problems) > (waiting > 0):
+        if begun_problems:
             raise CorruptError(f"no trial of {path} can be read; the first problem: {problems[0]}")
         raise StorageError(f"{path} holds a plan and no committed trial yet; run it, or wait for its first commit.")
-    return StudyLog(path=root, plan=plan, trials=tuple(trials), problems=tuple(problems))
+    return StudyLog(path=store.root, plan=plan, trials=tuple(trials), problems=tuple(problems))
 
 
 def read_evals(log: StudyLog, metric: str | None = None) -> pa.Table:
@@ -123,58 +118,84 @@ def read_steps(log: StudyLog, columns: Sequence[str], keys: Collection[str] | No
     return read_table(log, "steps", list(columns), keys)
 
 
-def _trial(root: Path, key: str) -> TrialLog:
-    directory = root / schema.TRIALS_DIR / key
-    facts = cast(TrialFacts, _decode(directory / schema.TRIAL_FILE, _FACTS_KEYS))
-    newest = _newest(directory / schema.COMMITS_DIR)
-    if newest is None:
-        return TrialLog(key=key, facts=facts, commit=None)
-    commit = cast(Commit, _decode(newest, _COMMIT_KEYS))
-    for segment in commit["segments"]:
-        _verified(directory, segment)
-    return TrialLog(key=key, facts=facts, commit=commit)
-
-
-def _newest(directory: Path) -> Path | None:
-    """The numbered JSON file with the highest number; None when there is none.
-
-    Names are padded to four digits, so a number of five must not sort before `9999`.
-    """
-    numbered = [file for file in directory.glob("*.json") if file.stem.isdigit()]
-    return max(numbered, key=lambda file: int(file.stem), default=None)
-
-
-def _decode(file: Path, required: frozenset[str]) -> dict[str, Any]:
-    """A JSON object with at least the required keys."""
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, OSError) as error:
-        raise CorruptError(f"{file} cannot be decoded ({error}).") from None
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if not isinstance(version, int):
-        raise CorruptError(f"{file} has no schema_version.")
-    if version > schema.SCHEMA_VERSION:
+def _plan(store: Store) -> tuple[PlanFile, list[str]]:
+    """The newest plan that is whole, and what is wrong with those after it."""
+    files = _numbered(store, schema.PLAN_DIR)
+    if not files:
+        there = store.remote or store.results.is_dir()
+        got = f"it holds no {schema.PLAN_DIR}/*.json" if there else "there is no such directory"
         raise StorageError(
-            f"{file} was written in log version {version} and this installation reads up to "
-            f"{schema.SCHEMA_VERSION}: upgrade scaleexp to read it."
+            f"{store.root} is not a study directory: {got}; give the directory that `scaleexp run` wrote."
         )
-    lacking = sorted(required - set(value))
-    if lacking:
-        raise CorruptError(f"{file} lacks {', '.join(lacking)}.")
-    return cast(dict[str, Any], value)
+    plan, problems = newest_whole(files, lambda name: _decode(store, name, PlanFile))
+    if plan is None:
+        raise problems[0]
+    used = f"Plan {sorted(files)[-1 - len(problems)]:04d} is used instead."
+    return cast(PlanFile, plan), [f"{problem} {used}" for problem in problems]
 
 
-def _verified(directory: Path, segment: SegmentRef) -> bytes:
-    """The bytes of a segment, never decoded before their hash is what the commit bound."""
-    file = directory / segment["file"]
+def _trial(store: Store, key: str) -> tuple[TrialLog | None, list[str]]:
+    """A trial as of its newest commit that is whole, None before it began, and what is wrong with those after it."""
+    directory = f"{schema.TRIALS_DIR}/{key}"
+    if schema.TRIAL_FILE not in store.names(directory):
+        return None, []
+    facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts))
+    if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
+        raise CorruptError(f"its {schema.TRIAL_FILE} is that of trial {facts['trial_id']}: restore it from a copy.")
+    files = _numbered(store, f"{directory}/{schema.COMMITS_DIR}")
+    commit, problems = newest_whole(files, lambda name: _commit(store, key, name))
+    if commit is None and problems:
+        raise problems[0]
+    said = [f"trial {key}: {p} Its commit {commit['number']:04d} is used instead." for p in problems if commit]
+    return TrialLog(key=key, facts=facts, commit=commit), said
+
+
+def _commit(store: Store, key: str, name: str) -> Commit:
+    """A commit that is whole."""
+    commit = cast(Commit, _decode(store, name, Commit))
+    check_commit(commit, key, name.rpartition("/")[2], store.where(name))
+    for bound in commit["segments"]:
+        _verified(store, key, bound)
+    return commit
+
+
+def _inside(store: Store, name: str) -> str:
+    """Where a file of the study is."""
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise CorruptError(f"{file} cannot be read ({error.strerror}).") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != segment["sha256"]:
-        raise CorruptError(f"{file} is not what was committed: sha256 {found[:12]}, not {segment['sha256'][:12]}.")
-    return data
+        return store.where(name)
+    except StorageError as error:
+        raise CorruptError(f"{error}.") from None
+
+
+def _numbered(store: Store, directory: str) -> dict[int, str]:
+    """Number -> name of the numbered JSON files in a directory of the study."""
+    _inside(store, directory)
+    return {number: f"{directory}/{name}" for number, name in numbered(store.names(directory)).items()}
+
+
+def _read(store: Store, name: str) -> bytes:
+    file = _inside(store, name)
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        raise CorruptError(f"{file} cannot be read (it is not there): restore it from a copy.") from None
+    except StorageError as error:
+        if store.remote:
+            raise  # an object store that cannot be reached has lost nothing
+        raise CorruptError(f"{file} cannot be read ({error}): restore it from a copy.") from None
+
+
+def _decode(store: Store, name: str, shape: type[Any]) -> dict[str, Any]:
+    """A JSON object with at least the fields of a TypedDict."""
+    value = opened(_read(store, name), store.where(name))
+    check_shape(value, shape, store.where(name))
+    return value
+
+
+def _verified(store: Store, key: str, bound: SegmentRef) -> bytes:
+    """The bytes of a segment, never decoded before their hash is what the commit bound."""
+    name = f"{schema.TRIALS_DIR}/{key}/{bound['file']}"
+    return check_bytes(_read(store, name), bound["sha256"], store.where(name))
 
 
 def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Collection[str] | None) -> pa.Table:
@@ -185,28 +206,27 @@ def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Coll
     """
     full = schema.arrow_schema(name)
     wanted = pa.schema([full.field(column) for column in columns])
+    store = Store(log.path)
     tables = [
-        _conform(pq.ParquetFile(pa.BufferReader(_verified(directory, segment))), wanted)
-        for directory, segment in _segments(log, name, keys)
+        _conform(segment.rows(_verified(store, key, bound), bound, columns, bound["file"]), wanted)
+        for key, bound in _segments(log, name, keys)
     ]
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
-def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[tuple[Path, SegmentRef]]:
+def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[tuple[str, SegmentRef]]:
     chosen = None if keys is None else set(keys)
     for trial in log.trials:
         if trial.commit is not None and (chosen is None or trial.key in chosen):
-            for segment in trial.commit["segments"]:
-                if segment["table"] == name:
-                    yield log.path / schema.TRIALS_DIR / trial.key, segment
+            for bound in trial.commit["segments"]:
+                if bound["table"] == name:
+                    yield trial.key, bound
 
 
-def _conform(file: pq.ParquetFile, wanted: pa.Schema) -> pa.Table:
+def _conform(table: pa.Table, wanted: pa.Schema) -> pa.Table:
     """The wanted columns; a nullable one that an older writer did not know is null."""
-    present = [column for column in wanted.names if column in file.schema_arrow.names]
-    table = file.read(columns=present)
     for field in wanted:
-        if field.name not in present:
+        if field.name not in table.column_names:
             if not field.nullable:
                 raise CorruptError(f"a segment lacks the column {field.name}, which every version of the log has.")
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))

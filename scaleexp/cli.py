@@ -17,6 +17,7 @@ import click
 
 from scaleexp import __version__
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
+from scaleexp.redact import redact
 from scaleexp.schema import REPORT_DIR
 
 if TYPE_CHECKING:
@@ -34,9 +35,8 @@ def _overrides(command: F) -> F:
 
 
 def _storage(command: F) -> F:
-    return click.option("--storage", metavar="DIR", help="Where the study lives.  [default: ./scaleexp-results/NAME]")(
-        command
-    )
+    where = "Directory, or s3://, gs:// or az:// address, where the study lives.  [default: ./scaleexp-results/NAME]"
+    return click.option("--storage", metavar="DIR", help=where)(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,6 +49,7 @@ def cli() -> None:
     scaleexp plan my_study.yaml    what a study would run
     scaleexp run my_study.yaml     run it, or go on with it
     scaleexp status DIR            how far it has come (and `stop` to stop it where it is)
+    scaleexp doctor [DIR]          what would spoil a study here, and what to do about it
     scaleexp-analysis --help       fit, draw and report what was run
     """  # noqa: D301  # click's own mark for lines that stay as they are
 
@@ -126,6 +127,44 @@ def stop(directory: str) -> None:
     click.echo("asked it to stop; `scaleexp status` says when it has")
 
 
+@cli.command()
+@click.argument("directory", metavar="[DIR]", required=False)
+@click.option(
+    "--verify", "whole", is_flag=True, help="Check every file of the study in DIR against what was committed."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def doctor(directory: str | None, whole: bool, as_json: bool) -> None:
+    """Look for what would spoil a study on this machine, on the cluster of RAY_ADDRESS, or in the storage DIR."""
+    from scaleexp import doctor as examination
+
+    if whole:
+        if not directory:
+            raise ConfigError("--verify checks a study: say in which directory")
+        _verify(directory, as_json=as_json)
+        return
+    found = examination.examine(directory)
+    document = {"schema_version": 1, "findings": [f.to_dict() for f in found]}
+    click.echo(json.dumps(document, indent=1) if as_json else examination.rendered(found))
+    sys.exit(max((f.exit_code for f in found if f.state == "problem"), default=0))
+
+
+def _verify(directory: str, *, as_json: bool) -> None:
+    """Check a study's files; exit code 5 if one that counts is not what was written."""
+    from scaleexp.storage import Store
+    from scaleexp.verify import verify, whole
+
+    found = verify(Store(directory))
+    if as_json:
+        rows = [{"file": f.file, "kind": f.kind, "problem": f.problem, "remedy": f.remedy} for f in found]
+        click.echo(json.dumps({"schema_version": 1, "whole": whole(found), "findings": rows}, indent=1))
+    else:
+        for f in found:
+            click.echo(f"{f.kind:<8} {f.file}: {f.problem}\n         -> {f.remedy}")
+        bad = sum(f.kind != "note" for f in found)
+        click.echo("every file that counts is what was written" if not bad else f"{bad} files are not what was written")
+    sys.exit(0 if whole(found) else 5)
+
+
 @cli.command(name="list")
 @click.argument("what", type=click.Choice(["workloads", "rules", "studies"]))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -161,7 +200,7 @@ def main() -> None:
 
 
 def _fail(error: ScaleexpError) -> None:
-    click.echo(f"error: {error}", err=True)
+    click.echo(f"error: {redact(str(error))}", err=True)
     sys.exit(error.exit_code)
 
 
@@ -231,8 +270,8 @@ def _summary(outcome: Outcome) -> str:
     return f"Done in {duration(outcome.seconds)}: {', '.join(parts)}."
 
 
-def _report(root: Path) -> None:
-    """Fit, draw and explain a study under its own directory.
+def _report(root: str) -> None:
+    """Fit, draw and explain a study under its own directory, or a local one for a study on an object store.
 
     Raises:
         NotEnoughDataError: there is no fit; the report was written all the same and says why.
@@ -241,9 +280,10 @@ def _report(root: Path) -> None:
     from analysis.plots import draw_all
     from analysis.report import write_report
     from analysis.study import analyse, answer
+    from scaleexp.storage import Store
 
     study = analyse(root)
-    directory = root / REPORT_DIR
+    directory = Store(root).results / REPORT_DIR
     figures = draw_all(study, directory)
     page = write_report(study, directory / "report.html")
     if study.fit is None:

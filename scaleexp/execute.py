@@ -8,14 +8,16 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from scaleexp import facts, lease, schema
+from scaleexp.errors import StorageError
 from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
 from scaleexp.resume import Standing, standing, together, unfinished
-from scaleexp.runlog import TrialLog, utc_now
+from scaleexp.runlog import TrialLog, last_commit, utc_now
 from scaleexp.schedules import warmup_constant
 from scaleexp.storage import Store
 from scaleexp.workloads import make_workload
@@ -71,8 +73,10 @@ class Assignment:
 
 @lru_cache(maxsize=1)
 def _asked_to_stop(root: str, fence: int, tick: int) -> bool:
-    """Whether somebody asked the driver to stop; looked up once a tick."""
-    return lease.stop_requested(Store(root), fence)
+    """Whether somebody asked the driver to stop; looked up once a tick. Training waits for no storage that is away."""
+    with suppress(StorageError):
+        return lease.stop_requested(Store(root, patience_s=0.0), fence)
+    return False
 
 
 def workload_of(study: Study) -> Workload:
@@ -164,7 +168,10 @@ def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int,
 
 
 def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.device) -> None:
-    """Run trials one after another on the live process group; every rank calls this with the same trials."""
+    """Run trials one after another on the live process group; every rank calls this with the same trials.
+
+    A trial that raises ends the group. Who starts it again goes on with the others.
+    """
     import torch
     import torch.distributed as dist
 
@@ -181,7 +188,9 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
         dist.all_reduce(told, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
         return [bool(flag) for flag in told.tolist()]
 
-    waiting: list[Any] = [unfinished(store, trials, assignment.targets)]
+    waiting: list[Any] = [
+        [t for t in unfinished(store, trials, assignment.targets) if not _failed_here(store, t, assignment.fence)]
+    ]
     dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
     for trial in waiting[0]:
         if all_told([bool(assignment.stop())])[0]:
@@ -207,6 +216,12 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
         # DDP's cycles keep the process group in use; freed at exit, after Python is gone, its threads abort.
         del engine
         gc.collect()
+
+
+def _failed_here(store: Store, trial: Trial, fence: int | None) -> bool:
+    """Whether a trial has failed in this run of the study already."""
+    commit = last_commit(store, trial.key)
+    return bool(fence is not None and commit and commit["status"] == "failed" and commit.get("fence") == fence)
 
 
 def _set_torch(study: Study) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleexp import schema
-from scaleexp.errors import StorageError
+from scaleexp.errors import CorruptError, StorageError
 from scaleexp.storage import Store
 
 TTL_S = 30.0
@@ -126,8 +126,8 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
     """
     if not may_live(store, number):
         return
-    other = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")
-    who = f"process {other.get('pid')} on {other.get('host')}"
+    other = _held_by(store, number)
+    who = f"process {other.get('pid')} on {other.get('host')}" if other else "a process whose lease is corrupt"
     refusal = StorageError(
         f"{store.root} is being run by {who}: wait for it, stop it with `scaleexp stop {store.root}`, "
         "or give another --storage."
@@ -150,8 +150,16 @@ def may_live(store: Store, number: int) -> bool:
     """Whether the holder of a lease is not known to be gone."""
     if (number, "released") in _files(store):
         return False
-    other: dict[str, Any] = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")
-    return bool(other["space"] != _process_space() or _started(other["pid"]) == other["started"])
+    other = _held_by(store, number)
+    return bool(other.get("space") != _process_space() or _started(other["pid"]) == other["started"])
+
+
+def _held_by(store: Store, number: int) -> dict[str, Any]:
+    """Who holds a lease; nothing where the file does not say it any more, and then only a sign of life tells."""
+    with suppress(CorruptError):
+        found: dict[str, Any] = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")
+        return found
+    return {}
 
 
 def _files(store: Store) -> set[tuple[int, str]]:

@@ -1,28 +1,34 @@
-"""Where the trials of a study stand, and what they go on from: the last commit, its checkpoint, its evaluations."""
+"""Where the trials of a study stand, and what they go on from: the last commit, its checkpoint, its evaluations.
+
+Where any of these is corrupt, the newest commit that is whole counts instead; the corrupt files stay as they are.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from scaleexp import schema
+from scaleexp import schema, segment
 from scaleexp.checkpoint import decode
+from scaleexp.commits import commit_files, last_commit
 from scaleexp.engines.base import TrialState
 from scaleexp.errors import CorruptError
+from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole
 from scaleexp.laws import first_confirmed
-from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.trial import Trial
 
 Values = dict[str, list[float]]
 """Every evaluation so far, by metric."""
+_log = logging.getLogger("scaleexp")
+
+
+class _GoneError(CorruptError):
+    """A file that a commit bound is not there; of a checkpoint that is as it should be, once later ones are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +92,10 @@ def _moved(store: Store, trial: Trial, commit: schema.Commit, targets: Sequence[
     held = commit.get("goal")
     if held is None or held["targets"] == goal:
         return False
-    values = _values(store, trial.key, commit)
+    try:
+        values = _values(store, trial.key, commit)
+    except CorruptError:
+        return True  # what it ended by is lost, so it goes on from what is not
     return not all(
         first_confirmed(values.get(t["metric"], ()), t["values"][-1], t["direction"]) is not None for t in targets
     )
@@ -96,13 +105,50 @@ def standing(store: Store, trial: Trial) -> Standing:
     """What a trial goes on from.
 
     Raises:
-        CorruptError: a checkpoint or a segment is not what was committed.
+        CorruptError: its facts or all of its commits are not what was written.
     """
-    commit = last_commit(store, trial.key)
-    checkpoint = commit.get("checkpoint") if commit else None
-    if commit is None or (commit["step"] > 0 and checkpoint is None):
-        return Standing(trial=trial, values={})  # nothing there, or written where no state was kept: anew
+    _check_facts(store, trial.key)
+    files = commit_files(store, trial.key)
+    found, problems = newest_whole(files, lambda file: _standing(store, trial, file))
+    if problems:
+        named = "; ".join(str(p) for i, p in enumerate(problems) if i == 0 or not isinstance(p, _GoneError))
+        if found is None:
+            raise CorruptError(f"no commit of trial {trial.key} is whole, so that nothing can go on from it: {named}")
+        _log.warning("trial %s goes on from step %d, its newest commit that is whole: %s", trial.key, found.step, named)
+    return found or Standing(trial=trial, values={})
+
+
+def _check_facts(store: Store, key: str) -> None:
+    """Refuse to go on with a trial that does not say any more what it is.
+
+    Raises:
+        CorruptError: its trial.json is not what was written, or another trial's.
+    """
+    file = f"{schema.TRIALS_DIR}/{key}/{schema.TRIAL_FILE}"
+    try:
+        facts = store.read_json(file)
+        check_shape(facts, schema.TrialFacts, store.where(file))
+    except FileNotFoundError:
+        return  # it has not begun
+    if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
+        raise CorruptError(f"{store.where(file)} is that of trial {facts['trial_id']}: restore it from a copy.")
+
+
+def _standing(store: Store, trial: Trial, file: str) -> Standing:
+    """What a trial goes on from by one commit.
+
+    Raises:
+        CorruptError: it, or something that it binds, is not what was written.
+    """
+    commit: schema.Commit = store.read_json(file)
+    check_shape(commit, schema.Commit, store.where(file))
+    check_commit(commit, trial.key, file.rpartition("/")[2], store.where(file))
+    checkpoint = commit.get("checkpoint")
+    if commit["step"] > 0 and checkpoint is None:
+        return Standing(trial=trial, values={})  # written where no state was kept: anew
     state = _verified(store, trial.key, checkpoint) if checkpoint else None
+    for bound in commit["segments"]:
+        _verified(store, trial.key, bound)
     return Standing(trial=trial, commit=commit, state=state, values=_values(store, trial.key, commit))
 
 
@@ -118,10 +164,9 @@ def together(standings: Sequence[Standing]) -> list[list[Standing]]:
 def _values(store: Store, key: str, commit: schema.Commit) -> Values:
     """Evaluations that a commit binds, in the order in which they were made."""
     found: Values = {}
-    for segment in commit["segments"]:
-        if segment["table"] == "evals":
-            content = pa.BufferReader(_verified(store, key, segment))
-            table = pq.read_table(content, columns=["metric", "value"])
+    for bound in commit["segments"]:
+        if bound["table"] == "evals":
+            table = segment.rows(_verified(store, key, bound), bound, ["metric", "value"], bound["file"])
             for metric, value in zip(table["metric"].to_pylist(), table["value"].to_pylist(), strict=True):
                 found.setdefault(metric, []).append(value)
     return found
@@ -133,7 +178,6 @@ def _verified(store: Store, key: str, reference: Mapping[str, Any]) -> bytes:
     try:
         content = store.read(name)
     except FileNotFoundError:
-        raise CorruptError(f"{store.path(name)} was committed and is not there: restore it from a copy") from None
-    if hashlib.sha256(content).hexdigest() != reference["sha256"]:
-        raise CorruptError(f"{store.path(name)} is not what was committed: restore it from a copy")
-    return content
+        kind = _GoneError if "bytes" in reference else CorruptError
+        raise kind(f"{store.where(name)} was committed and is not there: restore it from a copy.") from None
+    return check_bytes(content, reference["sha256"], store.where(name))

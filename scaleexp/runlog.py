@@ -19,8 +19,11 @@ import pyarrow.parquet as pq
 
 from scaleexp import lease, schema
 from scaleexp.checkpoint import encode as encode_state
+from scaleexp.commits import commit_files
+from scaleexp.commits import last_commit as last_commit
 from scaleexp.engines.base import NoiseMeasurement, TrialState
 from scaleexp.errors import StorageError
+from scaleexp.redact import redact
 from scaleexp.storage import Store, json_bytes
 from scaleexp.writer import Job, Writer
 
@@ -33,15 +36,6 @@ Columns = dict[str, list[Any]]
 def utc_now() -> str:
     """Now, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def last_commit(store: Store, key: str) -> schema.Commit | None:
-    """The newest commit of a trial; None when it has none."""
-    directory = f"{schema.TRIALS_DIR}/{key}/{schema.COMMITS_DIR}"
-    names = store.names(directory)
-    newest = max(names, key=lambda name: int(name.removesuffix(".json")), default=None)
-    commit: schema.Commit | None = store.read_json(f"{directory}/{newest}") if newest else None
-    return commit
 
 
 class TrialLog:
@@ -86,6 +80,7 @@ class TrialLog:
         self._number = self._attempt = self._written = 0
         self._last = goes_on
         self._segments: list[schema.SegmentRef] = list(goes_on["segments"]) if goes_on else []
+        self._aside: set[str] = set()  # checkpoints that corrupt commits may bind: they stay as they are
         self._submit(lambda: self._open(facts))
 
     def _open(self, facts: schema.TrialFacts) -> None:
@@ -93,7 +88,9 @@ class TrialLog:
         with suppress(FileExistsError):  # an earlier attempt wrote it: the id hashes what it says, so it says the same
             self._store.write_json(f"{self._directory}/{schema.TRIAL_FILE}", facts)
         newest = last_commit(self._store, self.key)
-        self._number = newest["number"] if newest else 0
+        self._number = max(commit_files(self._store, self.key), default=0)
+        if self._number > (self._last["number"] if self._last else 0):  # some are not gone on from
+            self._aside = set(self._store.names(f"{self._directory}/{schema.CHECKPOINTS_DIR}"))
         attempts = _attempts(self._store.names(f"{self._directory}/{schema.SEGMENTS_DIR}"))
         self._attempt = max(attempts, newest["attempt"] + 1 if newest else 0)
         self._identity["attempt"] = self._attempt
@@ -157,7 +154,7 @@ class TrialLog:
 
     def fail(self, cause: str) -> None:
         """Say that the trial failed. It stands where it was last committed: nothing added since then is kept."""
-        elapsed_s = time.monotonic() - self._begin
+        elapsed_s, cause = time.monotonic() - self._begin, redact(cause)
 
         def job() -> None:
             last = self._last
@@ -240,7 +237,7 @@ class TrialLog:
         """Remove those that nothing goes on from: all but this commit's and, while the trial runs, the last one's."""
         kept = {_file_of(commit), None if commit["status"] in schema.FINAL_STATUSES else _file_of(self._last)}
         for name in self._store.names(f"{self._directory}/{schema.CHECKPOINTS_DIR}"):
-            if f"{schema.CHECKPOINTS_DIR}/{name}" not in kept:
+            if f"{schema.CHECKPOINTS_DIR}/{name}" not in kept and name not in self._aside:
                 self._store.remove(f"{self._directory}/{schema.CHECKPOINTS_DIR}/{name}")
 
     def _put(self, file: str, content: bytes) -> None:

@@ -12,6 +12,10 @@ A study directory:
 
 `<key>` is the trial id, or `id@realisation` for a trial run a second time in another way (real workers against
 virtual ones). Everything is counted in samples. Columns are only ever added, and added ones are nullable.
+
+Every JSON file begins with `"checked_by": "sha256"` and ends with `"sha256"`, over all the rest in canonical form (see
+`scaleexp.integrity`). The types below are without these two fields, which reading checks and takes away. A file with
+neither was written before they existed; one with only one of them is corrupt.
 """
 
 from __future__ import annotations
@@ -186,7 +190,7 @@ class Goal(TypedDict):
 
 
 class Commit(TypedDict):
-    """`commits/NNNN.json`. The last one of a trial says what exists: its segments, and no other row.
+    """`commits/NNNN.json`. The last one of a trial that is whole says what exists: its segments, and no other row.
 
     The first is made before step 0, of nothing but what was chosen by then; a trial goes on from the last.
     """

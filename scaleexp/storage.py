@@ -2,61 +2,107 @@
 
 A file is written whole or not at all, and never twice: temporary file in the same directory, write, fsync, link to the
 final name (which fails if the name is taken), unlink, fsync of the directory. So a reader sees a file complete or not
-at all, at whatever moment the writer was killed; and a write that has returned survives the machine.
+at all, at whatever moment the writer was killed; and a write that has returned survives the machine. On an object
+store it is one conditional create (`scaleexp.bucket`). What may pass is tried again for a while (`scaleexp.retry`).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
 
 from scaleexp import disk
 from scaleexp.errors import StorageError
+from scaleexp.integrity import leads_out, opened, sealed
+from scaleexp.redact import redact, redacted
+from scaleexp.retry import PATIENCE_S, persist
+
+if TYPE_CHECKING:
+    from scaleexp.bucket import Bucket
+
+_OBJECT_STORES = ("s3", "gs", "az")
+_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR}
+"""What a network file system says while its server is away; a disk that is full or forbidden stays so."""
+
+T = TypeVar("T")
 
 
 class Store:
-    """A study directory on a local or shared file system.
+    """A study directory on a local or shared file system, or on an object store.
 
     Args:
-        root: a path, or a file:// URI.
+        root: a path, a file:// URI, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX.
+        patience_s: how long an operation is tried again where its error may pass [seconds].
+
+    Attributes:
+        root: the absolute path, or the address, as text.
 
     Raises:
-        StorageError: any other scheme.
+        StorageError: any other scheme, or an address that cannot be opened.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, patience_s: float = PATIENCE_S) -> None:
         text = str(root)
-        scheme = urlparse(text).scheme
-        if "://" in text and scheme != "file":
+        scheme = urlparse(text).scheme if "://" in text else ""
+        self._patience_s = patience_s
+        self._bucket: Bucket | None = None
+        if scheme in _OBJECT_STORES:
+            from scaleexp.bucket import bucket
+
+            self._bucket = bucket(text)
+            self.root = self._bucket.root
+            return
+        if scheme not in ("", "file"):
+            plain = redact(text.partition("?")[0].partition("#")[0])
             raise StorageError(
-                f"storage {text!r} is on {scheme}://, which this version cannot write safely: "
-                "give a local or shared path"
+                f"storage {plain!r} is on {scheme}://, which this version cannot write safely: "
+                "give a local or shared path, or an address of s3://, gs:// or az://"
             )
         try:
-            self.root = Path(urlparse(text).path if scheme == "file" else text).expanduser().absolute()
+            self._local = Path(urlparse(text).path if scheme == "file" else text).expanduser().absolute()
         except RuntimeError as error:
             raise StorageError(f"storage {text!r} names no directory: {error}") from error
-        if self.root.exists() and not self.root.is_dir():
-            raise StorageError(f"storage {self.root} is a file: give a directory")
+        if self._local.exists() and not self._local.is_dir():
+            raise StorageError(f"storage {self._local} is a file: give a directory")
+        self.root = str(self._local)
         self._disk = disk.LOCAL
         self._durable: set[Path] = set()
 
     def path(self, name: str) -> Path:
-        """Absolute path of a file of the study; `name` is relative, with forward slashes.
+        """Absolute path of a file of a local study; `name` is relative, with forward slashes.
 
         Raises:
             StorageError: a name that leads out of the study directory.
         """
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts:
+        assert self._bucket is None, "an object store has no paths"
+        if leads_out(self._local, name):
             raise StorageError(f"{name!r} leads out of the study directory {self.root}: refused")
-        return self.root / parts
+        return self._local / PurePosixPath(name)
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is on an object store."""
+        return self._bucket is not None
+
+    @property
+    def results(self) -> Path:
+        """Directory for what is made from the study: its own, or ./scaleexp-results/NAME for one on an object store."""
+        return Path("scaleexp-results") / self.root.rpartition("/")[2] if self._bucket else self._local
+
+    def where(self, name: str) -> str:
+        """Path or address of a file of the study, for messages.
+
+        Raises:
+            StorageError: a name that leads out of the study directory.
+        """
+        return self._bucket.where(name) if self._bucket else str(self.path(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file that was not there.
@@ -65,7 +111,27 @@ class Store:
             FileExistsError: the name is taken; what is there is untouched.
             StorageError: the bytes could not be stored.
         """
+        if self._bucket:
+            return self._bucket.put(name, content, self._patience_s)
         final = self.path(name)
+        try:
+            self._persist(lambda failed: self._link_new(final, content, again=failed > 0), f"cannot write {final}")
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"could not write {final}: {error.strerror or error}: check space and permissions"
+            ) from error
+
+    def _persist(self, attempt: Callable[[int], T], what: str) -> T:
+        return persist(attempt, _may_pass, what, self._patience_s)
+
+    def _link_new(self, final: Path, content: bytes, *, again: bool) -> None:
+        """Write a local file under a temporary name, then link it; `again` after a try of which nobody knows the end.
+
+        Raises:
+            FileExistsError: the name is taken, and not by an earlier try.
+        """
         temporary = final.parent / f".{final.name}.{uuid.uuid4().hex}.tmp"
         try:
             self._make_directories(final.parent)
@@ -76,13 +142,12 @@ class Store:
                 self._disk.remove(temporary)
                 self._disk.sync_directory(final.parent)  # a name that was taken: its writer may have died before this
         except FileExistsError:
-            raise
-        except OSError as error:
-            with suppress(OSError):  # what went wrong is told below
+            if not again or final.read_bytes() != content:
+                raise
+        except OSError:
+            with suppress(OSError):  # what went wrong is told by the caller
                 self._disk.remove(temporary)
-            raise StorageError(
-                f"could not write {final}: {error.strerror or error}: check space and permissions"
-            ) from error
+            raise
 
     def _write_new(self, path: Path, content: bytes) -> None:
         descriptor = self._disk.open_new(path)
@@ -97,7 +162,7 @@ class Store:
 
         Whoever created one that is there may have been killed before that.
         """
-        within = directory.is_relative_to(self.root) and directory != self.root
+        within = directory.is_relative_to(self._local) and directory != self._local
         if directory in self._durable or (not within and directory.is_dir()):
             return
         self._make_directories(directory.parent)
@@ -106,7 +171,7 @@ class Store:
         self._durable.add(directory)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """`write`, of JSON; NaN and infinities are refused by the serialiser."""
+        """`write`, of JSON with its checksum, secrets left out; NaN and infinities are refused by the serialiser."""
         self.write(name, json_bytes(content))
 
     def remove(self, name: str) -> None:
@@ -115,8 +180,11 @@ class Store:
         Raises:
             StorageError: it could not be removed.
         """
+        if self._bucket:
+            return self._bucket.delete(name, self._patience_s)
+        path = self.path(name)
         try:
-            self._disk.remove(self.path(name))
+            self._persist(lambda _: self._disk.remove(path), f"cannot remove {path}")
         except OSError as error:
             raise StorageError(f"could not remove {self.path(name)}: {error.strerror or error}") from error
 
@@ -127,33 +195,49 @@ class Store:
             FileNotFoundError: there is none.
             StorageError: it could not be read.
         """
+        if self._bucket:
+            return self._bucket.get(name, self._patience_s)
+        path = self.path(name)
         try:
-            return self.path(name).read_bytes()
+            return self._persist(lambda _: path.read_bytes(), f"cannot read {path}")
         except FileNotFoundError:
             raise
         except OSError as error:
             raise StorageError(f"could not read {self.path(name)}: {error.strerror or error}") from error
 
     def read_json(self, name: str) -> Any:  # noqa: ANN401  # whatever was written
-        """The JSON of a file.
+        """The JSON object of a file, without the checksum that it was verified by.
 
         Raises:
             FileNotFoundError: there is none.
-            StorageError: it is not JSON.
+            CorruptError: it is not what was written.
+            StorageError: it could not be read, or is of a later version.
         """
-        try:
-            return json.loads(self.read(name))
-        except ValueError as error:
-            raise StorageError(f"{self.path(name)} is not JSON ({error}): restore it from a copy") from error
+        return opened(self.read(name), self.where(name))
 
     def names(self, directory: str) -> list[str]:
-        """Sorted names of the files and directories in a directory of the study; none if it does not exist."""
+        """Sorted names of the files and directories in a directory of the study; none if it does not exist.
+
+        Raises:
+            StorageError: it could not be read.
+        """
+        if self._bucket:
+            return self._bucket.names(directory, self._patience_s)
+        path = self.path(directory)
         try:
-            return sorted(e.name for e in os.scandir(self.path(directory)) if not e.name.endswith(".tmp"))
+            found = self._persist(lambda _: [e.name for e in os.scandir(path)], f"cannot list {path}")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StorageError(f"could not list {path}: {error.strerror or error}") from error
+        return sorted(name for name in found if not name.endswith(".tmp"))
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """As it is written; NaN and infinities are refused."""
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+    """As it is written, with its checksum; secrets are left out, NaN and infinities are refused."""
+    return (json.dumps(sealed(redacted(content)), indent=1) + "\n").encode()
+
+
+def _may_pass(error: Exception) -> str | None:
+    """What a local error that may pass says; None of one that will not."""
+    return error.strerror or str(error) if isinstance(error, OSError) and error.errno in _PASSING else None

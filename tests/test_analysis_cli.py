@@ -142,7 +142,7 @@ def test_a_corrupt_trial_is_named_in_the_answer(tmp_path: Path, capsys: pytest.C
     study = write_study(tmp_path / "s", noise=0.03)
     next(study.glob("trials/*/segments/evals-0002.parquet")).write_bytes(b"")
     (fit,) = printed(capsys, "fit", str(study))["fits"]
-    assert "is left out" in fit["left_out"][0]
+    assert "Its commit 0001 is used instead" in fit["left_out"][0]
     assert fit["status"] == "ok"
 
 
@@ -158,7 +158,7 @@ def test_figures_and_report_are_written_where_they_are_said_to_be(
 
 
 def test_help_and_import_wait_for_no_heavy_library() -> None:
-    heavy = "{'ray', 'torch', 'matplotlib', 'scipy', 'pyarrow.parquet'}"
+    heavy = "{'ray', 'torch', 'matplotlib', 'scipy', 'pyarrow.parquet', 'obstore'}"
     code = (
         "import sys, analysis\nfrom analysis.cli import main\nmain(['fit', '--help'])\n"
         f"assert not {heavy} & set(sys.modules)"
@@ -169,7 +169,7 @@ def test_help_and_import_wait_for_no_heavy_library() -> None:
 def test_a_whole_fit_needs_neither_ray_nor_torch_nor_matplotlib(study: Path) -> None:
     code = (
         f"import sys\nfrom analysis.cli import main\nassert main(['fit', {str(study)!r}]) == 0\n"
-        "assert not {'ray', 'torch', 'matplotlib'} & set(sys.modules)"
+        "assert not {'ray', 'torch', 'matplotlib', 'obstore'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

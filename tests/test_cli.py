@@ -36,7 +36,7 @@ def test_help_imports_neither_ray_nor_torch(module):
         f"import sys; sys.argv = ['x', '--help']\n"
         f"from {module}.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "heavy = {'ray', 'torch', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'ray', 'torch', 'matplotlib', 'obstore'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)

@@ -66,6 +66,32 @@ def _rows(table, trial_id, realisation):
 DIFFERENT = {"realisation", "workers", "micro_batch", "accumulation_steps"}  # the same batch, split in another way
 
 
+BATCH_NORM = [
+    *SMALL[3:],
+    "dtype=float64",
+    "workload={name: classifier, model: 'tests.equivalence_models:with_batch_norm', hidden: [4]}",
+    "workers=[4]",
+    "worker_batch=8",
+    "batch_norm=worker",
+    "limits.samples=640",
+    "realisations=[{engine: ddp, workers: 4, processes: 2, batch_size: 32}]",
+]
+
+
+@pytest.mark.ray
+def test_four_workers_with_batch_norm_on_two_processes_write_the_rows_of_four_virtual_ones(tmp_path):
+    assert run_study(prepare(load_study("quickstart", BATCH_NORM)), tmp_path / "study").ended == {"limit": 2}
+    log = load(tmp_path / "study")
+    (real,) = [t for t in log.trials if t.facts["realisation"]]
+    assert real.key.split("@")[1] == "ddp-4-on-2"
+    assert (real.commit["realisation"]["processes"], real.facts["workers"]) == (2, 4)
+    for rows, column in ((read_steps(log, deterministic_columns("steps")), "loss"), (read_evals(log), "value")):
+        a, b = (_rows(rows, real.facts["trial_id"], name) for name in ("", "ddp-4-on-2"))
+        assert len(a) == len(b) > 10
+        np.testing.assert_allclose([r[column] for r in b], [r[column] for r in a], rtol=1e-10)
+    assert {t.commit["realisation"]["noise_bias"] for t in log.trials} == {"batch_norm"}
+
+
 @pytest.mark.ray
 def test_the_analysis_reports_that_they_agree(both_ways):
     found = analyse(both_ways).agreements

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("scaleexp", "analysis")
-CONTRACT = {"scaleexp", "scaleexp.errors", "scaleexp.schema", "scaleexp.laws"}
+CONTRACT = {f"scaleexp{name}" for name in ("", ".errors", ".schema", ".laws", ".storage", ".integrity", ".segment")}
 LAYERS = [line for line in Path(__file__).with_name("layers.txt").read_text().splitlines() if line and line[0] != "#"]
 
 

@@ -16,10 +16,11 @@ from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
 from scaleexp.errors import ConfigError, StorageError
 from scaleexp.execute import Assignment, noise_cadence, run_packed
+from scaleexp.integrity import opened
 from scaleexp.launch.runner import open_study, prepare
 from scaleexp.resume import unfinished
 from scaleexp.runlog import TrialLog, last_commit
-from scaleexp.storage import Store
+from scaleexp.storage import Store, json_bytes
 
 SETS = [
     "workload={name: quadratic, dimensions: 20}",
@@ -115,7 +116,7 @@ def test_schema_of_the_files_is_the_contract(study):
 
 def test_facts_say_what_ran_and_where(study):
     root, trials = study
-    facts = json.loads((root / "trials" / trials[0].key / "trial.json").read_text())
+    facts = Store(root).read_json(f"trials/{trials[0].key}/trial.json")
     assert set(facts) == set(schema.TrialFacts.__annotations__)
     assert facts["n_parameters"] == 20
     assert facts["hardware"]["cores"] >= 1
@@ -243,12 +244,12 @@ def test_a_study_written_before_a_field_existed_goes_on(tmp_path):
     prepared = prepare(load_study("quadratic", SETS))
     open_study(prepared, tmp_path)
     plan = tmp_path / "plan" / "0001.json"
-    plan.write_text(json.dumps({k: v for k, v in json.loads(plan.read_text()).items() if k != "resolved"}))
+    plan.write_bytes(json_bytes({k: v for k, v in opened(plan.read_bytes(), plan).items() if k != "resolved"}))
     file = tmp_path / "study.json"
-    held = json.loads(file.read_text())
+    held = opened(file.read_bytes(), file)
     for newer in ("compile", "deterministic", "batch_norm", "processes"):
         del held[newer]
-    file.write_text(json.dumps(held))
+    file.write_text(json.dumps(held))  # nor had it a checksum
     open_study(prepared, tmp_path)
     file.write_text(json.dumps(held | {"dtype": "float32" if held["dtype"] == "float64" else "float64"}))
     with pytest.raises(ConfigError, match="differs in dtype"):
@@ -267,7 +268,7 @@ def test_a_second_writer_of_a_trial_is_told_so_and_changes_nothing(tmp_path):
     trials, work = assignment(tmp_path)
     run_packed(work, trials[:1], threads=1)
     directory = tmp_path / "trials" / trials[0].key
-    facts = json.loads((directory / "trial.json").read_text())
+    facts = opened((directory / "trial.json").read_bytes(), directory)
     first, second = (TrialLog(Store(tmp_path), facts, {}) for _ in range(2))
     first.commit(step=0, samples=0, status="stopped")
     with pytest.raises(StorageError, match="another run is writing trial"):

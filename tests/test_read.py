@@ -46,7 +46,7 @@ def test_the_commit_with_the_highest_number_counts_beyond_four_digits(study: Pat
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_segment_leaves_its_trial_out_and_names_it(study: Path, damage: str) -> None:
+def test_a_damaged_segment_takes_its_trial_back_to_the_commit_before_and_is_named(study: Path, damage: str) -> None:
     file = a_trial(study) / "segments" / "steps-0002.parquet"
     data = file.read_bytes()
     if damage == "flip":
@@ -56,9 +56,32 @@ def test_a_damaged_segment_leaves_its_trial_out_and_names_it(study: Path, damage
     else:
         file.unlink()
     log = load(study)
+    (trial,) = (trial for trial in log.trials if trial.key == a_trial(study).name)
+    assert trial.commit
+    assert trial.commit["number"] == 1
+    assert read_steps(log, ["step"], keys=[trial.key]).num_rows == trial.commit["step"]
+    (problem,) = log.problems
+    assert all(said in problem for said in (trial.key, str(file), "Its commit 0001 is used instead"))
+
+
+def test_a_trial_of_which_no_commit_is_whole_is_left_out_and_named(study: Path) -> None:
+    file = a_trial(study) / "segments" / "steps-0001.parquet"
+    file.write_bytes(b"")
+    log = load(study)
     assert a_trial(study).name not in {trial.key for trial in log.trials}
-    assert len(log.problems) == 1
-    assert a_trial(study).name in log.problems[0]
+    (problem,) = log.problems
+    assert f"trial {a_trial(study).name} is left out" in problem
+    assert str(file) in problem or "segments/steps" in problem
+
+
+def test_a_corrupt_plan_is_replaced_by_the_one_before_it(study: Path) -> None:
+    plan = (study / "plan" / "0001.json").read_text()
+    (study / "plan" / "0002.json").write_text(plan[:-9])
+    log = load(study)
+    assert log.plan == json.loads(plan)
+    (problem,) = log.problems
+    assert "0002.json cannot be decoded" in problem
+    assert "Plan 0001 is used instead" in problem
 
 
 def test_a_segment_with_renamed_columns_is_found_out(study: Path) -> None:

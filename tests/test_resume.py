@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import count
 
 import numpy as np
@@ -19,7 +18,7 @@ from scaleexp.launch.runner import open_study, prepare
 from scaleexp.loop import Signal
 from scaleexp.resume import standing, together, unfinished
 from scaleexp.runlog import last_commit
-from scaleexp.storage import Store
+from scaleexp.storage import Store, json_bytes
 
 SETS = [
     "workers=[4]",
@@ -118,7 +117,7 @@ def test_the_choices_are_committed_before_step_0(tmp_path, monkeypatch):
         kill_at(patch, 0)
         with pytest.raises(Killed):
             run_packed(work, trials, threads=1)
-    first = [json.loads((tmp_path / f"trials/{t.key}/commits/0001.json").read_text()) for t in trials]
+    first = [Store(tmp_path).read_json(f"trials/{t.key}/commits/0001.json") for t in trials]
     assert {(c["step"], c["status"], c["checkpoint"]) for c in first} == {(0, "running", None)}
     assert {c["realisation"]["kernel"] for c in first} <= {"vmap", "one by one"}
     assert all(c["segments"] == [] for c in first)
@@ -126,7 +125,7 @@ def test_the_choices_are_committed_before_step_0(tmp_path, monkeypatch):
     other = {"vmap": "one by one", "one by one": "vmap"}[first[0]["realisation"]["kernel"]]
     for trial, commit in zip(trials, first, strict=True):
         commit["realisation"] |= {"kernel": other, "padded_to": {"vmap": 2, "one by one": 1}[other]}
-        (tmp_path / f"trials/{trial.key}/commits/0001.json").write_text(json.dumps(commit))
+        (tmp_path / f"trials/{trial.key}/commits/0001.json").write_bytes(json_bytes(commit))
     built = []
     real = PackedEngine.__init__
     monkeypatch.setattr(PackedEngine, "__init__", lambda self, *a, **k: (real(self, *a, **k), built.append(self))[0])
@@ -200,7 +199,7 @@ def test_states_of_finished_trials_are_dropped_on_request(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:], None])
-def test_a_damaged_checkpoint_is_never_gone_on_from(tmp_path, monkeypatch, damage):
+def test_a_damaged_checkpoint_is_never_gone_on_from(tmp_path, monkeypatch, caplog, damage):
     trials, work = assignment(tmp_path)
     with monkeypatch.context() as patch:
         kill_at(patch, 8, commit_after=(3,))
@@ -211,8 +210,30 @@ def test_a_damaged_checkpoint_is_never_gone_on_from(tmp_path, monkeypatch, damag
         held.write_bytes(damage(held.read_bytes()))
     else:
         held.unlink()
+    stands = standing(Store(tmp_path), trials[0])
+    assert (stands.step, stands.commit["number"], stands.state) == (0, 1, None)
+    (said,) = caplog.messages
+    assert str(held) in said
+    before = held.read_bytes() if damage else None
+    run_packed(work, trials[:1], threads=1)
+    numbers = sorted(int(f.stem) for f in (tmp_path / "trials" / trials[0].key / "commits").iterdir())
+    assert numbers == [1, 2, 3], "the end goes past the commit that is not whole"
+    steps = [r["step"] for r in rows(tmp_path, trials[0].key, "steps")]
+    assert steps == list(range(1, len(steps) + 1)), "rows of a commit that is not gone on from are not bound again"
+    assert (held.read_bytes() if damage else None) == before, "what is corrupt stays as it is"
+
+
+@pytest.mark.parametrize("file", ["trial.json", "commits/*.json"])
+def test_a_trial_of_which_nothing_is_whole_waits_for_its_owner(tmp_path, monkeypatch, file):
+    trials, work = assignment(tmp_path)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8, commit_after=(3,))
+        with pytest.raises(Killed):
+            run_packed(work, trials[:1], threads=1)
+    for path in (tmp_path / "trials" / trials[0].key).glob(file):
+        path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorruptError, match="restore it from a copy"):
-        standing(Store(tmp_path), trials[0])
+        run_packed(work, trials[:1], threads=1)
 
 
 def test_a_trial_begun_on_virtual_workers_ends_on_real_ones(undisturbed, tmp_path, monkeypatch, tmp_path_factory):

@@ -31,7 +31,7 @@ def rewrite(trial: Path, name: str, change) -> None:
     commit = json.loads(commit_file.read_text())
     for segment in commit["segments"]:
         if segment["file"].endswith(name):
-            segment["sha256"] = sha256(file.read_bytes())
+            segment.update(sha256=sha256(file.read_bytes()), rows=pq.read_metadata(file).num_rows)
     commit_file.write_text(json.dumps(commit))
 
 

@@ -18,6 +18,7 @@ from scaleexp.execute import Assignment, workload_of
 from scaleexp.growth import check_growth, differences
 from scaleexp.plan import directed_targets, make_plan
 from scaleexp.progress import Watch, shown
+from scaleexp.redact import redacted
 from scaleexp.resume import unfinished
 from scaleexp.runlog import last_commit
 from scaleexp.stopping import stopping
@@ -52,13 +53,13 @@ class Outcome:
     """How a run of a study ended.
 
     Attributes:
-        root: where the study lives.
+        root: where the study lives: an absolute path, or an address.
         ended: number of trials by status, over the whole plan.
         seconds: wall time of this run.
         asked: whether somebody asked it to stop.
     """
 
-    root: Path
+    root: str
     ended: Mapping[str, int]
     seconds: float
     asked: bool = False
@@ -102,12 +103,13 @@ def open_study(prepared: Prepared, root: str | Path) -> Store:
 
 
 def _dumped(prepared: Prepared) -> dict[str, Any]:
-    return {"schema_version": schema.SCHEMA_VERSION, **prepared.study.model_dump(mode="json")}
+    study: dict[str, Any] = redacted(prepared.study.model_dump(mode="json"))
+    return {"schema_version": schema.SCHEMA_VERSION, **study}
 
 
 def _plan_file(prepared: Prepared) -> schema.PlanFile:
     plan = prepared.plan.to_file(list(prepared.targets), unit=prepared.workload.unit)
-    return cast("schema.PlanFile", json.loads(json.dumps({**plan, "resolved": _dumped(prepared)})))
+    return cast("schema.PlanFile", json.loads(json.dumps({**redacted(plan), "resolved": _dumped(prepared)})))
 
 
 def _without_study(plan: schema.PlanFile) -> dict[str, Any]:
@@ -179,12 +181,19 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
     unwritten = next((f for f in failures if f.storage), None)
     if unwritten:
         raise StorageError(unwritten.cause)
-    if failures and count:  # a process that died after its last commit lost nothing
+    broken = _first_failure(store, prepared.plan.trials) or next(((f.trials[0], f.cause) for f in failures), None)
+    if broken and count:  # a process that died after its last commit lost nothing
         raise TrialsFailedError(
-            f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {failures[0].cause!r} "
-            f"(trial {failures[0].trials[0]}). The others are kept in {store.root}; run the same command to try again."
+            f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {broken[1]!r} "
+            f"(trial {broken[0]}). The others are kept in {store.root}; run the same command to try again."
         )
     return outcome
+
+
+def _first_failure(store: Store, trials: Sequence[Trial]) -> tuple[str, str] | None:
+    """Key and cause of a trial that failed."""
+    commits = ((t.key, last_commit(store, t.key)) for t in trials)
+    return next(((key, c["cause"]) for key, c in commits if c and c["status"] == "failed"), None)
 
 
 def statuses(store: Store, trials: Sequence[Trial]) -> dict[str, int]:

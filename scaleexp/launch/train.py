@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from scaleexp.trial import Trial
 
 
+WORKER_DEATHS = 2
+"""A pack of which a process dies starts again this often."""
+STARTS = 2
+"""A group that could not be placed is tried again this often, each time for half a minute."""
+
+
 def _work(config: dict[str, Any]) -> None:
     """What each worker process runs: every trial of the pack, on the process group that Ray Train has set up."""
     from ray.train.torch import get_device
@@ -34,8 +40,10 @@ def run_worker_group(
         name: of the run; unique, because Ray Train resumes a name that it has seen.
         output: directory for Ray Train's own files.
 
+    A trial that raises is committed as failed, and the others go on.
+
     Raises:
-        ray.train.TrainingFailedError: a worker raised or died.
+        ray.train.TrainingFailedError: workers died again and again, or could not be placed.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -48,7 +56,8 @@ def run_worker_group(
         run_config=RunConfig(
             name=name,
             storage_path=str(output),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            # The death of a worker starts the group again, from the last commits; so does each trial that raises.
+            failure_config=FailureConfig(max_failures=len(trials) + WORKER_DEATHS, controller_failure_limit=STARTS),
         ),
     )
     trainer.fit()

@@ -7,6 +7,7 @@ fits. Tune's search, schedulers, checkpoints and restore are not used.
 from __future__ import annotations
 
 import logging
+import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import StorageError
 from scaleexp.execute import Assignment, run_packed
-from scaleexp.launch.train import run_worker_group
+from scaleexp.launch.train import WORKER_DEATHS, run_worker_group
 from scaleexp.packing import packs, spread
+from scaleexp.redact import redact
 
 if TYPE_CHECKING:
     from scaleexp.launch.cluster import Resources
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 _HEAD = {"node:__internal_head__": 0.001, "memory": 1e6}
 """A driver of real workers holds no CPU, or nested groups wait for each other for ever; it stays on the head node."""
-_WORKER_DEATHS = 2  # a pack whose process dies starts again this often; its finished trials never rerun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,14 +79,22 @@ def threads_each(packs: int, resources: Resources) -> int:
     return max(1, min(resources.cpus // at_once, resources.node_cpus))
 
 
+def _scratch(root: str) -> Path:
+    """Directory for Ray's own files: beside the study's, or a temporary one where the study is on an object store."""
+    if "://" in root:
+        return Path(tempfile.mkdtemp(prefix="scaleexp-logs-"))
+    output = Path(root) / "logs"
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
 def _fit(
     assignment: Assignment, chosen: Sequence[tuple[Trial, ...]], *, real: bool, use_gpu: bool, threads: int
 ) -> list[PackFailure]:
     """One Tune phase: every pack is one Tune trial, started in the order given."""
     from ray import tune
 
-    output = Path(assignment.root) / "logs"
-    output.mkdir(parents=True, exist_ok=True)
+    output = _scratch(assignment.root)
     name = f"{'real' if real else 'packed'}-{uuid.uuid4().hex[:8]}"
 
     def run_pack(config: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +108,7 @@ def _fit(
             else:
                 run_packed(assignment, pack, threads=threads, device="cuda" if use_gpu else "cpu")
         except Exception as error:  # noqa: BLE001  # whatever a user's workload raises; told, and exit code 3
-            return {"cause": f"{type(error).__name__}: {error}", "storage": isinstance(error, StorageError)}
+            return {"cause": redact(f"{type(error).__name__}: {error}"), "storage": isinstance(error, StorageError)}
         return {"cause": ""}
 
     bundle = _HEAD if real else {"CPU": float(threads), **({"GPU": 1.0} if use_gpu else {})}
@@ -111,7 +120,7 @@ def _fit(
             name=name,
             storage_path=str(output),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=_WORKER_DEATHS),
+            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
         ),
     )
     failures = []

@@ -1,0 +1,22 @@
+"""The commits of a trial: the newest that is whole says what exists, and numbers go on past those that are not."""
+
+from __future__ import annotations
+
+from scaleexp import schema
+from scaleexp.integrity import newest_whole, numbered
+from scaleexp.storage import Store
+
+
+def commit_files(store: Store, key: str) -> dict[int, str]:
+    """Number -> file of every commit of a trial, whole or not."""
+    directory = f"{schema.TRIALS_DIR}/{key}/{schema.COMMITS_DIR}"
+    return {number: f"{directory}/{name}" for number, name in numbered(store.names(directory)).items()}
+
+
+def last_commit(store: Store, key: str) -> schema.Commit | None:
+    """The newest commit of a trial whose file is whole; None when it has none.
+
+    What that commit binds is not looked at; `scaleexp.resume.standing` does, and tells what is not whole.
+    """
+    commit: schema.Commit | None = newest_whole(commit_files(store, key), store.read_json)[0]
+    return commit

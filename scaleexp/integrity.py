@@ -1,0 +1,201 @@
+"""What a file of a study must be before anything in it is believed: inside the study, and the bytes that were written.
+
+A JSON file carries its own checksum in two fields: `checked_by`, its first, and `sha256`, its last, over the rest in
+canonical form (keys sorted, no spaces, ASCII). Files of versions before it have neither. One that has either must have
+both, so damage to one of them never passes for an earlier version. Later versions keep both as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cache
+from pathlib import Path, PurePosixPath
+from types import NoneType, UnionType
+from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+from scaleexp import schema
+from scaleexp.errors import CorruptError, StorageError
+
+MARK, CHECKSUM = "checked_by", "sha256"
+_NUMBERED = re.compile(r"([0-9]{4}|[1-9][0-9]{4,})\.json")
+
+T = TypeVar("T")
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its checksum.
+
+    Raises:
+        ValueError: NaN or an infinity, which JSON does not have.
+
+    >>> list(sealed({"step": 3}))
+    ['checked_by', 'step', 'sha256']
+    """
+    assert not {MARK, CHECKSUM} & content.keys()
+    plain = {MARK: CHECKSUM, **json.loads(json.dumps(content, allow_nan=False))}  # as it will be read
+    return {**plain, CHECKSUM: _checksum(plain)}
+
+
+def opened(content: bytes, file: object) -> dict[str, Any]:
+    """The JSON object of a file, without its checksum.
+
+    Args:
+        content: of the file.
+        file: its name, for messages.
+
+    Raises:
+        CorruptError: no JSON object, or not the one that was written.
+        StorageError: one of a later version.
+
+    >>> opened(json.dumps(sealed({"step": 3})).encode(), "x.json")
+    {'step': 3}
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"{file} cannot be decoded ({error}): restore it from a copy.") from None
+    if not isinstance(value, dict):
+        raise CorruptError(f"{file} holds a {type(value).__name__} and no JSON object: restore it from a copy.")
+    if MARK in value or CHECKSUM in value:
+        claimed = value.pop(CHECKSUM, None)
+        found = _checksum(value)
+        if found != claimed:
+            said = f"not {str(claimed)[:12]}" if claimed else "and its checksum is gone"
+            raise CorruptError(f"{file} is not what was written: sha256 {found[:12]}, {said}: restore it from a copy.")
+        value.pop(MARK, None)
+    version = value.get("schema_version")
+    if isinstance(version, int) and version > schema.SCHEMA_VERSION:
+        raise StorageError(
+            f"{file} was written in log version {version} and this installation reads up to "
+            f"{schema.SCHEMA_VERSION}: upgrade scaleexp to read it."
+        )
+    return value
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_bytes(content: bytes, sha256: str, file: object) -> bytes:
+    """Content that a commit bound, as it is.
+
+    Raises:
+        CorruptError: it is another.
+    """
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise CorruptError(
+            f"{file} is not what was committed: sha256 {found[:12]}, not {sha256[:12]}: restore it from a copy."
+        )
+    return content
+
+
+def leads_out(root: Path, name: str) -> bool:
+    """Whether a file's name leads out of a study directory, or may: by `..`, by starting at /, over a symbolic link.
+
+    >>> [leads_out(Path("/study"), n) for n in ("trials/a/trial.json", "../x", "/etc/passwd", "a/../../x")]
+    [False, True, True, True]
+    """
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not f"{name} ".isprintable():
+        return True
+    try:
+        return any(root.joinpath(*parts.parts[: n + 1]).is_symlink() for n in range(len(parts.parts)))
+    except OSError:  # a name that no file can have
+        return True
+
+
+def numbered(names: Iterable[str]) -> dict[int, str]:
+    """Number -> name of the numbered JSON files among some names; no other file counts as one.
+
+    Names are padded to four digits, so a number of five must not sort before `9999`.
+
+    >>> numbered(["0001.json", "10000.json", "0002.json.corrupt", "2.json"])
+    {1: '0001.json', 10000: '10000.json'}
+    """
+    matches = (_NUMBERED.fullmatch(name) for name in names)
+    return {int(match.group(1)): match.group(0) for match in matches if match}
+
+
+def newest_whole(files: Mapping[int, str], read: Callable[[str], T]) -> tuple[T | None, list[CorruptError]]:
+    """What the newest file that is whole holds, and what is wrong with those after it.
+
+    Args:
+        files: number -> name.
+        read: content of a name; raises CorruptError where it, or what it binds, is not whole.
+
+    >>> newest_whole({1: "0001.json", 2: "0002.json"}, {"0001.json": 5, "0002.json": 7}.__getitem__)
+    (7, [])
+    """
+    problems: list[CorruptError] = []
+    for number in sorted(files, reverse=True):
+        try:
+            return read(files[number]), problems
+        except CorruptError as error:
+            problems.append(error)
+    return None, problems
+
+
+def check_shape(value: object, shape: type[Any], file: object) -> None:
+    """Refuse a JSON value that lacks a field of a TypedDict, or has one of another type.
+
+    Raises:
+        CorruptError: it does.
+    """
+    problem = _misfit(value, shape, "")
+    if problem:
+        raise CorruptError(f"{file} {problem}: restore it from a copy.")
+
+
+def check_commit(commit: schema.Commit, key: str, name: str, file: object) -> None:
+    """Refuse a commit that is another's: of another trial, or of another number.
+
+    Raises:
+        CorruptError: it is.
+    """
+    if (commit["key"], commit["number"]) != (key, int(name.removesuffix(".json"))):
+        raise CorruptError(
+            f"{file} holds commit {commit['number']} of trial {commit['key']}, which is another file: "
+            "restore it from a copy."
+        )
+
+
+def _misfit(value: object, hint: Any, at: str) -> str:  # noqa: ANN401  # any annotation
+    """What is wrong with a JSON value, by the annotation of its field; empty if nothing is."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return ""
+    if is_typeddict(hint):
+        return _dict_misfit(value, hint, at)
+    if origin in (Union, UnionType):
+        return "" if any(not _misfit(value, one, at) for one in inner) else f"has another type at {at}"
+    if origin is Literal:
+        return "" if value in inner and isinstance(value, str) else f"says {value!r} at {at}"
+    if origin is list and isinstance(value, list):
+        return next(filter(None, (_misfit(v, inner[0], f"{at}[{i}]") for i, v in enumerate(value))), "")
+    if origin is dict and isinstance(value, dict):
+        return next(filter(None, (_misfit(v, inner[1], f"{at}.{k}") for k, v in value.items())), "")
+    plain: Any = {float: (int, float), None: NoneType}.get(hint, hint) if origin is None else ()
+    return "" if isinstance(value, plain) and not isinstance(value, bool) else f"has another type at {at}"
+
+
+def _dict_misfit(value: object, shape: type[Any], at: str) -> str:
+    """The same, of a TypedDict; `__required_keys__` misses NotRequired under postponed annotations."""
+    if not isinstance(value, dict):
+        return f"has another type at {at}"
+    hints = _hints(cast(Hashable, shape))
+    lacking = sorted(n for n, hint in hints.items() if get_origin(hint) is not NotRequired and n not in value)
+    if lacking:
+        return f"lacks {', '.join(lacking)}" + (f" at {at}" if at else "")
+    fields = cast(dict[str, Any], value)
+    types = {n: get_args(h)[0] if get_origin(h) is NotRequired else h for n, h in hints.items()}
+    found = (_misfit(fields[n], h, f"{at}.{n}" if at else n) for n, h in types.items() if n in fields)
+    return next(filter(None, found), "")
+
+
+@cache
+def _hints(shape: Hashable) -> dict[str, Any]:
+    return get_type_hints(shape, include_extras=True)

@@ -1,0 +1,43 @@
+"""Bytes of a segment -> rows, in memory that its size bounds: what a file says about itself may be absurd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scaleexp.errors import CorruptError
+from scaleexp.schema import SegmentRef
+
+MOST_ROWS_PER_BYTE = 64
+"""More than any log holds, whose steps and samples differ in every row."""
+
+
+def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: object) -> pa.Table:
+    """Those of the columns that a segment has, after its bytes were found to be those committed.
+
+    Args:
+        content: of the segment.
+        reference: what its commit says about it.
+        columns: to read.
+        file: its name, for messages.
+
+    Raises:
+        CorruptError: it holds more or fewer rows than its commit says, or than its bytes can hold, or is no Parquet.
+    """
+    try:
+        parquet = pq.ParquetFile(pa.BufferReader(content))
+        groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
+        declared = {parquet.metadata.num_rows, sum(group.num_rows for group in groups)}
+        if declared != {reference["rows"]} or max(declared) > MOST_ROWS_PER_BYTE * len(content):
+            raise CorruptError(
+                f"{file} declares {max(declared):,} rows in {len(content):,} bytes, and its commit "
+                f"{reference['rows']:,}: restore it from a copy."
+            )
+        present = parquet.schema_arrow.names
+        return parquet.read(columns=[column for column in columns if column in present])
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, CorruptError):
+            raise
+        raise CorruptError(f"{file} is no readable Parquet file ({error}): restore it from a copy.") from None

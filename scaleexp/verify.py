@@ -1,0 +1,172 @@
+"""Look at every file of a study: is it whole, does anything bind it, and what to do where it is not.
+
+Nothing is changed, moved or removed, and nothing is decoded before its checksum was found to be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scaleexp import schema, segment
+from scaleexp.checkpoint import decode
+from scaleexp.errors import CorruptError, StorageError
+from scaleexp.integrity import check_bytes, check_commit, check_shape, numbered, opened
+from scaleexp.storage import Store
+
+Kind = Literal["corrupt", "missing", "note"]
+RESTORE = "restore it from a copy"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing about one file.
+
+    Attributes:
+        file: relative to the study directory.
+        kind: corrupt (not what was written), missing (bound and not there), note (nothing is wrong with what counts).
+        problem: what is wrong, in a sentence without its end.
+        remedy: what to do about it.
+    """
+
+    file: str
+    kind: Kind
+    problem: str
+    remedy: str
+
+
+def verify(store: Store) -> list[Finding]:
+    """Everything that is wrong with a study's files, and what lies about that nothing needs, by file.
+
+    Args:
+        store: a study.
+
+    Returns:
+        One finding per file at most; those that are whole and needed have none.
+
+    Raises:
+        StorageError: the directory could not be read.
+    """
+    found: dict[str, Finding] = {}
+    for finding in _everything(store):
+        found.setdefault(finding.file, finding)
+    return sorted(found.values(), key=lambda f: (f.kind == "note", f.file))
+
+
+def whole(findings: list[Finding]) -> bool:
+    """Whether a study is as it was written: notes do not count."""
+    return all(finding.kind == "note" for finding in findings)
+
+
+def _everything(store: Store) -> Iterator[Finding]:
+    yield from _object(store, schema.STUDY_FILE, None, f"{RESTORE}; the newest plan repeats what it says")
+    for number, name in numbered(store.names(schema.PLAN_DIR)).items():
+        remedy = f"{RESTORE}; without one, readers use the plan before it" if number > 1 else RESTORE
+        yield from _object(store, f"{schema.PLAN_DIR}/{name}", schema.PlanFile, remedy)
+    for name in store.names(schema.LEASE_DIR):
+        yield from _object(store, f"{schema.LEASE_DIR}/{name}", None, "leave it: the next run waits and takes over")
+    for key in store.names(schema.TRIALS_DIR):
+        yield from _trial(store, key)
+    if not store.remote:
+        for scrap in sorted(store.path("").rglob(".*.tmp")):
+            yield _unneeded(_name(store, scrap), "a write that never ended left it")
+
+
+def _trial(store: Store, key: str) -> Iterator[Finding]:
+    """What is wrong with a trial: its facts, its commits from the newest on, what they bind, and what none binds."""
+    directory = f"{schema.TRIALS_DIR}/{key}"
+    anew = f"{RESTORE}; without one, rename it, and the next run writes it anew"
+    yield from _object(store, f"{directory}/{schema.TRIAL_FILE}", schema.TrialFacts, anew)
+    numbers = numbered(store.names(f"{directory}/{schema.COMMITS_DIR}"))
+    seen: set[tuple[str, str]] = set()
+    for number in sorted(numbers, reverse=True):
+        file = f"{directory}/{schema.COMMITS_DIR}/{numbers[number]}"
+        try:
+            commit: Any = _read_object(store, file, schema.Commit)
+            check_commit(commit, key, numbers[number], file)
+        except StorageError as error:
+            yield _wrong(file, error, _go_back(file))
+            continue
+        for reference in _references(commit):
+            bound = (f"{directory}/{reference['file']}", reference["sha256"])
+            # A checkpoint is removed once later ones are there.
+            if bound not in seen and (number == max(numbers) or "table" in reference or _there(store, bound[0])):
+                yield from _bound(store, bound[0], reference, _go_back(file))
+            seen.add(bound)
+    files = {file for file, _ in seen}
+    for place in (schema.SEGMENTS_DIR, schema.CHECKPOINTS_DIR):
+        for name in store.names(f"{directory}/{place}"):
+            if f"{directory}/{place}/{name}" not in files:
+                yield _unneeded(f"{directory}/{place}/{name}", "no commit that is whole binds it, so nothing reads it")
+
+
+def _object(store: Store, file: str, shape: type[Any] | None, remedy: str) -> Iterator[Finding]:
+    """What is wrong with a JSON file."""
+    try:
+        _read_object(store, file, shape)
+    except StorageError as error:
+        yield _wrong(file, error, remedy)
+
+
+def _read_object(store: Store, file: str, shape: type[Any] | None) -> dict[str, Any]:
+    value = opened(_read(store, file), file)
+    if shape is not None:
+        check_shape(value, shape, file)
+    return value
+
+
+def _bound(store: Store, file: str, reference: Any, remedy: str) -> Iterator[Finding]:  # noqa: ANN401  # either kind
+    """What is wrong with a segment or a checkpoint that a commit binds."""
+    try:
+        content = check_bytes(_read(store, file), reference["sha256"], file)
+        if "table" in reference:
+            segment.rows(content, reference, [], file)
+        else:
+            decode(content)
+    except StorageError as error:
+        yield _wrong(file, error, remedy)
+
+
+class _MissingError(CorruptError):
+    """A file that has to be there is not."""
+
+
+def _read(store: Store, file: str) -> bytes:
+    try:
+        return store.read(file)
+    except FileNotFoundError:
+        raise _MissingError(f"{file} is not there") from None
+
+
+def _there(store: Store, file: str) -> bool:
+    directory, _, name = file.rpartition("/")
+    return name in store.names(directory)
+
+
+def _references(commit: schema.Commit) -> list[Any]:
+    checkpoint = commit.get("checkpoint")
+    return [*commit["segments"], *([checkpoint] if checkpoint else [])]
+
+
+def _go_back(commit_file: str) -> str:
+    name = commit_file.rpartition("/")[2]
+    return (
+        f"{RESTORE}; without one, rename commits/{name} to {name}.corrupt and run the study again, which goes on from "
+        "the newest commit that is whole"
+    )
+
+
+def _wrong(file: str, error: StorageError, remedy: str) -> Finding:
+    said = str(error).removeprefix(file).strip().rstrip(".").removesuffix(f": {RESTORE}")
+    kind: Kind = "missing" if isinstance(error, _MissingError) else "corrupt"
+    return Finding(file=file, kind=kind, problem=said, remedy=remedy)
+
+
+def _unneeded(file: str, problem: str) -> Finding:
+    return Finding(file=file, kind="note", problem=problem, remedy="none is needed; it may go while nothing runs")
+
+
+def _name(store: Store, path: Path) -> str:
+    return path.relative_to(store.path("")).as_posix()
