@@ -15,6 +15,7 @@ import click
 
 from scaleexp import schema
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
+from scaleexp.redact import redact
 
 Command = Callable[..., None]
 
