@@ -129,7 +129,7 @@ def train_pack(
     except Exception as error:
         for trial in pack.active:
             if trial.log:
-                trial.log.fail(f"{type(error).__name__} after step {pack.step}: {error}")
+                trial.log.fail(f"{type(error).__name__}: {error} (after step {pack.step})")
         raise
 
 

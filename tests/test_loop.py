@@ -194,7 +194,7 @@ def test_an_error_in_the_middle_is_committed_as_a_failure_and_raised(tmp_path, m
         run_packed(work, trials, threads=1)
     commits = [last_commit(Store(tmp_path), t.key) for t in trials]
     assert {c["status"] for c in commits} == {"failed"}
-    assert commits[0]["cause"] == "RuntimeError after step 4: the model broke"
+    assert commits[0]["cause"] == "RuntimeError: the model broke (after step 4)"
     assert commits[0]["samples"] == 0
     assert rows(tmp_path, trials[0].key, "steps") == []
     monkeypatch.undo()
