@@ -54,7 +54,7 @@ def test_secrets_reach_no_file_that_a_study_writes(tmp_path, monkeypatch):
     key = study.plan.trials[0].key
     commit = Store(tmp_path / "study").read_json(f"trials/{key}/commits/0002.json")
     assert commit["status"] == "failed"
-    assert "RuntimeError after step 2: GET https://***@host/data" in commit["cause"]
+    assert "RuntimeError: GET https://***@host/data" in commit["cause"]
     assert "[HF_TOKEN]" in commit["cause"]
     monkeypatch.setattr("tests.faults.test_secrets.Telling.batch", Quadratic.batch)
     run(study, tmp_path / "study")
@@ -80,7 +80,7 @@ def test_an_error_on_the_terminal_keeps_secrets_too(monkeypatch, capsys):
     ("text", "kept"),
     [
         ("CUDA out of memory. Tried to allocate 20.00 MiB", None),
-        ("KeyError after step 3: 'token'", None),
+        ("KeyError: 'token' (after step 3)", None),
         ("the loss of 512 tokens=512 is nan", None),
         ("see https://example.org/a@b", None),
         ("mail me@example.org", None),
