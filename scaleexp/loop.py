@@ -21,6 +21,9 @@ from scaleexp.errors import StorageError
 from scaleexp.laws import first_confirmed
 from scaleexp.runlog import TrialLog
 
+_OF_A_LOST_PEER = ("by peer", "gloo/transport", "NCCL communicator was aborted", "Broken pipe")
+"""What gloo and NCCL say in a process whose neighbour died."""
+
 Schedule = Callable[[int, int], float]
 """(start, stop) samples -> multiplier of the peak LR."""
 
@@ -128,9 +131,14 @@ def train_pack(
         raise  # nothing more can be written
     except Exception as error:
         for trial in pack.active:
-            if trial.log:
+            if trial.log and not _lost_a_peer(error):
                 trial.log.fail(f"{type(error).__name__}: {error} (after step {pack.step})")
         raise
+
+
+def _lost_a_peer(error: Exception) -> bool:
+    """Whether another process of the trial is gone: no fault of the trial, which goes on from its last commit."""
+    return type(error).__name__.startswith("Dist") or any(text in str(error) for text in _OF_A_LOST_PEER)
 
 
 def _look_back(trial: _Active, values: Mapping[str, Sequence[float]], recipe: Recipe) -> None:

@@ -32,11 +32,7 @@ def redact(text: str, environ: Mapping[str, str] | None = None) -> str:
     >>> redact("no such model: abc123def456", {"HF_TOKEN": "abc123def456"})
     'no such model: [HF_TOKEN]'
     """
-    secrets = {v: n for n, v in (os.environ if environ is None else environ).items() if _is_secret(n, v)}
-    for value in sorted(secrets, key=len, reverse=True):  # one may lie inside another
-        text = text.replace(value, f"[{secrets[value]}]")
-    text = _KNOWN.sub("***", _USERINFO.sub(r"\1***@", text))
-    return _AUTHORIZED.sub(r"\1 ***", _ASSIGNED.sub(_hidden, text))
+    return _without(_secrets(environ), text)
 
 
 def redacted(tree: Any, environ: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401  # JSON
@@ -45,13 +41,29 @@ def redacted(tree: Any, environ: Mapping[str, str] | None = None) -> Any:  # noq
     >>> redacted({"data": ["https://me:hunter2@host/x", 3]}, {})
     {'data': ['https://***@host/x', 3]}
     """
-    if isinstance(tree, str):
-        return redact(tree, environ)
-    if isinstance(tree, Mapping):
-        return {name: redacted(value, environ) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [redacted(value, environ) for value in tree]
-    return tree
+    secrets = _secrets(environ)
+
+    def walked(value: Any) -> Any:  # noqa: ANN401  # JSON
+        if isinstance(value, str):
+            return _without(secrets, value)
+        if isinstance(value, Mapping):
+            return {name: walked(inner) for name, inner in value.items()}
+        return [walked(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    return walked(tree)
+
+
+def _secrets(environ: Mapping[str, str] | None) -> dict[str, str]:
+    """Secret value -> name of its variable, the longest first, for one may lie inside another."""
+    found = {v: n for n, v in (os.environ if environ is None else environ).items() if _is_secret(n, v)}
+    return {value: found[value] for value in sorted(found, key=len, reverse=True)}
+
+
+def _without(secrets: Mapping[str, str], text: str) -> str:
+    for value, name in secrets.items():
+        text = text.replace(value, f"[{name}]")
+    text = _KNOWN.sub("***", _USERINFO.sub(r"\1***@", text))
+    return _AUTHORIZED.sub(r"\1 ***", _ASSIGNED.sub(_hidden, text))
 
 
 def _is_secret(name: str, value: str) -> bool:

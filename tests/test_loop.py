@@ -256,6 +256,18 @@ def test_a_study_written_before_a_field_existed_goes_on(tmp_path):
         open_study(prepared, tmp_path)
 
 
+def test_the_death_of_another_process_is_no_failure_of_the_trial(tmp_path, monkeypatch):
+    trials, work = assignment(tmp_path)
+
+    def cut_off(self, start, stop, lr, *, measure):
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242")
+
+    monkeypatch.setattr(PackedEngine, "step", cut_off)
+    with pytest.raises(RuntimeError, match="by peer"):
+        run_packed(work, trials, threads=1)
+    assert {last_commit(Store(tmp_path), t.key)["status"] for t in trials} == {"running"}
+
+
 def test_warmup_scales_the_logged_learning_rate(tmp_path):
     trials, work = assignment(tmp_path, "warmup_samples=160", "limits.samples=320")
     run_packed(work, trials, threads=1)

@@ -28,6 +28,7 @@ from scaleexp.trial import Trial
 from scaleexp.workloads.base import Workload
 from scaleexp.workloads.classifier import Classifier
 from scaleexp.workloads.quadratic import Quadratic
+from scaleexp.writer import Writer
 from tests.benchmarks.plain_loop import Arrays
 
 SGD = {"name": "sgd", "momentum": 0.9}
@@ -109,10 +110,10 @@ def default_cadence(engine: Engine, batch_size: int) -> int:
 
 
 def train_until(
-    engine: Engine, lr: float, batch_size: int, *, noise_every: int, root: Path, stop: Callable[[], str]
+    engine: Engine, lr: float, batch_size: int, *, noise_every: int, root: Path | None, stop: Callable[[], str]
 ) -> None:
-    """The loop as a study runs it, log included, without evaluations in between, until `stop` gives a reason."""
-    log = _log(root, batch_size, lr, engine.realisation) if engine.leader else None
+    """The loop as a study runs it, without evaluations in between, until `stop` gives a reason; logged under root."""
+    logged = root is not None and engine.leader
     endless = 1 << 50
     recipe = Recipe(
         batch_size=batch_size,
@@ -122,10 +123,12 @@ def train_until(
         targets=(),
         schedule=lambda start, stop: warmup_constant(start, stop, warmup_samples=0),
     )
-    train_pack(engine, [lr], [log], recipe, lambda: Signal(stop()))
+    with Writer() as writer:
+        log = _log(root, batch_size, lr, engine.realisation, writer) if logged and root else None
+        train_pack(engine, [lr], [log], recipe, lambda: Signal(stop()))
 
 
-def _log(root: Path, batch_size: int, lr: float, realisation: Mapping[str, Any]) -> TrialLog:
+def _log(root: Path, batch_size: int, lr: float, realisation: Mapping[str, Any], writer: Writer) -> TrialLog:
     facts = {
         "trial_id": "benchmark",
         "realisation": "",
@@ -136,7 +139,7 @@ def _log(root: Path, batch_size: int, lr: float, realisation: Mapping[str, Any])
         "accumulation_steps": 1,
         "lr": lr,
     }
-    return TrialLog(Store(root), cast("schema.TrialFacts", facts), realisation)
+    return TrialLog(Store(root), cast("schema.TrialFacts", facts), realisation, writer=writer)
 
 
 # data and models, for the other side

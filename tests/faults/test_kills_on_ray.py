@@ -36,7 +36,15 @@ COMMON = [
     "checkpoint.every_s=0.2",
 ]
 PACKS = [*COMMON, "workers=[1, 2]", "base={batch_size: 16, lr: 0.02}", "limits.samples=160000"]
-REAL = [*COMMON, "workers=[2]", "base={batch_size: 32, lr: 0.02}", "limits.samples=96000", "engine=ddp"]
+REAL = [
+    *COMMON,
+    "workers=[2]",
+    "base={batch_size: 32, lr: 0.02}",
+    "lr_multipliers=[1]",
+    "limits.samples=640000",
+    "evaluation.every_samples=32000",
+    "engine=ddp",
+]
 
 
 def parents(pid):
@@ -97,7 +105,10 @@ def waited_for(run, name):
 
 
 def disturbed(root, sets, keys, plan, name, draw):
-    """Run a study through a plan of kills; how many of them hit a trial between its first and last commit."""
+    """Run a study through a plan of kills; how many of them hit a trial between its first and last commit.
+
+    Each entry of the plan is one run of the command; the last, whose driver lives, brings the study to its end.
+    """
     landed = 0
     for victims in plan:
         with running(root, sets) as run:
@@ -109,11 +120,7 @@ def disturbed(root, sets, keys, plan, name, draw):
                     break
                 os.kill(draw.choice(processes), signal.SIGKILL)
                 landed += any(c and c["status"] == "running" for c in (last_commit(Store(root), k) for k in keys))
-                if victim == "driver":
-                    run.wait()
-        time.sleep(0.5)
-    with running(root, sets) as run:
-        told, _ = run.communicate(timeout=300)
+            told, _ = run.communicate(timeout=300)
     assert run.returncode == 0, told
     return landed
 
@@ -138,12 +145,12 @@ def compare(tmp_path, sets, plan, name, *, at_least, capsys):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_packs_survive_the_death_of_their_processes_and_of_the_driver(tmp_path, capsys):
-    plan = [("worker", "worker", "driver"), ("worker", "driver"), ("worker", "worker", "driver")]
-    compare(tmp_path, PACKS, plan, b"ray::ImplicitFunc", at_least=6, capsys=capsys)
+    plan = [("worker", "worker", "driver"), ("worker", "worker", "driver"), ("worker", "worker")]
+    compare(tmp_path, PACKS, plan, b"ray::ImplicitFunc", at_least=7, capsys=capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_real_workers_survive_the_death_of_one_and_of_the_driver(tmp_path, capsys):
     plan = [("worker", "driver"), ("worker", "worker")]
-    compare(tmp_path, REAL, plan, b"TrainWorker", at_least=3, capsys=capsys)
+    compare(tmp_path, REAL, plan, b"TrainWorker", at_least=4, capsys=capsys)

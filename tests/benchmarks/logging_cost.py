@@ -1,0 +1,58 @@
+"""What the log costs: step time of the loop with the log of a study over step time without.
+
+One trial whose step takes about 10 ms, every step a row, commits included: the one before step 0, the one with the
+trial's state at the end of a block, and by the clock in between. Nothing else differs: the same engine, steps and
+learning rate.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from tests.benchmarks import ours
+from tests.benchmarks.harness import ALTERNATIONS, alternate, options, ratio, report, seconds_of, told
+
+BAR = 1.01
+HIDDEN, BATCH = (256, 128), 512
+STEP_S, BLOCK_S = 0.01, 3.0
+LR = 0.001
+NEVER = 1 << 40
+
+
+def main() -> None:
+    """A B A B blocks of steps."""
+    quick = options(__doc__).parse_args().quick
+    torch.set_num_threads(1)
+    workload = ours.Classifier(hidden=HIDDEN)
+    engine = ours.packed_engine(workload, [0], BATCH)
+    ours.steps(engine, [LR], BATCH, count=5)
+    step_s = seconds_of(lambda: ours.steps(engine, [LR], BATCH, count=5)) / 5
+    block = max(5, int((0.1 if quick else BLOCK_S) / step_s))
+
+    def until_done() -> Callable[[], str]:
+        taken = count(1)
+        return lambda: "the block is done" if next(taken) == block else ""
+
+    with tempfile.TemporaryDirectory() as directory:
+        numbered = count()
+
+        def side(logged: bool) -> Callable[[], None]:
+            def run() -> None:
+                root = Path(directory) / str(next(numbered)) if logged else None
+                ours.train_until(engine, LR, BATCH, noise_every=NEVER, root=root, stop=until_done())
+
+            return run
+
+        logged_s, plain_s = alternate(side(True), side(False), 2 if quick else ALTERNATIONS)
+    found = ratio(logged_s, plain_s, bar=BAR, at_most=True)
+    print(f"logging_cost at {1000 * step_s:.1f} ms a step: {told(found)}", flush=True)
+    report("logging_cost", found, {}, step_s=step_s, aimed_step_s=STEP_S, steps=block)
+
+
+if __name__ == "__main__":
+    main()
