@@ -153,18 +153,18 @@ def _eta_s(
 
 def rendered(document: StatusDocument, *, width: int) -> str:
     """As a person reads it."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    states = {row["key"]: _state(row) for row in document["rows"]}
+    shown = [s for s in ("ended", "running", "waiting", "stopped", "failed") if s in states.values()]
     alive = document["driver"] is not None and document["driver"]["running"]
-    under_way = "running" if alive else "interrupted"
-    for name in ("batch", "workers", "trials", "ended", under_way, "waiting", "stopped", "failed", "furthest step"):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("batch", "workers", "trials", *shown, "furthest step"):
+        table.add_column("interrupted" if name == "running" and not alive else name, justify="right", no_wrap=True)
     for batch in sorted({row["batch_size"] for row in document["rows"]}):
         own = [row for row in document["rows"] if row["batch_size"] == batch]
-        count = Counter("ended" if row["status"] in schema.FINAL_STATUSES else row["status"] for row in own)
-        counts = [str(count[name] or "") for name in ("ended", "running", "waiting", "stopped", "failed")]
+        count = Counter(states[row["key"]] for row in own)
         workers = "/".join(str(w) for w in sorted({row["workers"] for row in own}))
         furthest = max(row["step"] for row in own)
-        table.add_row(str(batch), workers, str(len(own)), *counts, str(furthest or ""))
+        table.add_row(str(batch), workers, str(len(own)), *(str(count[s] or "") for s in shown), str(furthest or ""))
     console = Console(file=StringIO(), width=width, highlight=False)
     console.print(table)
     text = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
@@ -172,6 +172,11 @@ def rendered(document: StatusDocument, *, width: int) -> str:
     failed = next((row for row in document["rows"] if row["status"] == "failed"), None)
     tail = [f"first failure (trial {failed['key']}): {failed['cause']}"] if failed else []
     return "\n".join([*head, text, *tail])
+
+
+def _state(row: TrialRow) -> str:
+    """Its column."""
+    return "ended" if row["status"] in schema.FINAL_STATUSES else row["status"]
 
 
 def _told(document: StatusDocument) -> str:
