@@ -1,10 +1,23 @@
-"""The commits of a trial: the newest that is whole says what exists, and numbers go on past those that are not."""
+"""What of a study counts: its newest plan, and of each trial the newest commit that is whole.
+
+Numbers go on past commits that are not.
+"""
 
 from __future__ import annotations
 
 from scaleexp import schema
 from scaleexp.integrity import newest_whole, numbered
 from scaleexp.storage import Store
+
+
+def newest_plan(store: Store) -> tuple[int, schema.PlanFile] | None:
+    """Number and content of the newest plan; None before there is one.
+
+    Raises:
+        CorruptError: it is not what was written.
+    """
+    files = numbered(store.names(schema.PLAN_DIR))
+    return (newest := max(files), store.read_json(f"{schema.PLAN_DIR}/{files[newest]}")) if files else None
 
 
 def commit_files(store: Store, key: str) -> dict[int, str]:

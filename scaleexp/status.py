@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from scaleexp import lease, schema
+from scaleexp.commits import last_commit, newest_plan
 from scaleexp.errors import StorageError
 from scaleexp.plan_table import duration
-from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 
 STATUS_JSON_VERSION = 1
@@ -73,10 +73,10 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
     Raises:
         StorageError: there is no study.
     """
-    plans = sorted(store.names(schema.PLAN_DIR), key=lambda name: int(name.removesuffix(".json")))
-    if not plans:
+    found = newest_plan(store)
+    if found is None:
         raise StorageError(f"{store.root} holds no study: give the directory that `scaleexp run` writes to.")
-    plan: schema.PlanFile = store.read_json(f"{schema.PLAN_DIR}/{plans[-1]}")
+    plan = found[1]
     commits = {
         k: last_commit(store, k) for k in (schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"])
     }

@@ -15,19 +15,16 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from scaleexp import disk
+from scaleexp.bucket import SCHEMES, Bucket, bucket
 from scaleexp.errors import StorageError
 from scaleexp.integrity import leads_out, opened, sealed
 from scaleexp.redact import redact, redacted
 from scaleexp.retry import PATIENCE_S, persist
 
-if TYPE_CHECKING:
-    from scaleexp.bucket import Bucket
-
-_OBJECT_STORES = ("s3", "gs", "az")
 _PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR}
 """What a network file system says while its server is away; a disk that is full or forbidden stays so."""
 
@@ -53,9 +50,7 @@ class Store:
         scheme = urlparse(text).scheme if "://" in text else ""
         self._patience_s = patience_s
         self._bucket: Bucket | None = None
-        if scheme in _OBJECT_STORES:
-            from scaleexp.bucket import bucket
-
+        if scheme in SCHEMES:
             self._bucket = bucket(text)
             self.root = self._bucket.root
             return

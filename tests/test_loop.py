@@ -21,6 +21,7 @@ from scaleexp.launch.runner import open_study, prepare
 from scaleexp.resume import unfinished
 from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.storage import Store, json_bytes
+from tests.without_ray import assigned
 
 SETS = [
     "workload={name: quadratic, dimensions: 20}",
@@ -38,14 +39,7 @@ SETS = [
 
 def assignment(root, *more, deadline=None):
     prepared = prepare(load_study("quadratic", [*SETS, *more]))
-    return prepared.plan.trials, Assignment(
-        study=prepared.study,
-        targets=prepared.targets,
-        root=str(root),
-        git_sha=None,
-        deadline=deadline,
-        deadline_cause="limits.wall_s = 1",
-    )
+    return prepared.plan.trials, assigned(prepared, root, deadline=deadline, deadline_cause="limits.wall_s = 1")
 
 
 def rows(root, key, table):

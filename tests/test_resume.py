@@ -13,12 +13,13 @@ from scaleexp import checkpoint, schema
 from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
 from scaleexp.errors import ConfigError, CorruptError
-from scaleexp.execute import Assignment, run_packed, run_real
+from scaleexp.execute import run_packed, run_real
 from scaleexp.launch.runner import open_study, prepare
 from scaleexp.loop import Signal
 from scaleexp.resume import standing, together, unfinished
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store, json_bytes
+from tests.without_ray import assigned
 
 SETS = [
     "workers=[4]",
@@ -45,14 +46,7 @@ class Killed(BaseException):
 
 def assignment(root, *more):
     prepared = prepare(load_study("quickstart", [*SETS, *more]))
-    work = Assignment(
-        study=prepared.study,
-        targets=prepared.targets,
-        root=str(root),
-        git_sha=None,
-        deadline=None,
-        deadline_cause="",
-    )
+    work = assigned(prepared, root)
     return prepared.plan.trials, work
 
 

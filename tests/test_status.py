@@ -13,10 +13,11 @@ from scaleexp import lease
 from scaleexp.cli import cli
 from scaleexp.config import load_study
 from scaleexp.errors import ConfigError, StorageError
-from scaleexp.execute import Assignment, run_packed
+from scaleexp.execute import run_packed
 from scaleexp.launch.runner import open_study, prepare
 from scaleexp.status import rendered, status_of
 from scaleexp.storage import Store
+from tests.without_ray import assigned
 
 SETS = ["workload={name: quadratic, dimensions: 4}", "workers=[2, 4]", "seeds=[0, 1]", "limits.samples=3200"]
 
@@ -28,15 +29,7 @@ def half_done(tmp_path_factory):
     prepared = prepare(load_study("quadratic", SETS))
     store = open_study(prepared, root)
     with lease.held(store) as fence:
-        work = Assignment(
-            study=prepared.study,
-            targets=prepared.targets,
-            root=str(root),
-            git_sha=None,
-            deadline=None,
-            deadline_cause="",
-            fence=fence,
-        )
+        work = assigned(prepared, root, fence=fence)
         batches = sorted({t.batch_size for t in prepared.plan.trials})
         run_packed(work, [t for t in prepared.plan.trials if t.batch_size == batches[0]], threads=1)
     return root, prepared.plan.trials

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from scaleexp import facts, lease, schema
+from scaleexp.commits import last_commit, newest_plan
 from scaleexp.config import Study, check_against_data, validate_study
 from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, workload_of
@@ -20,7 +21,6 @@ from scaleexp.plan import directed_targets, make_plan
 from scaleexp.progress import Watch, shown
 from scaleexp.redact import redacted
 from scaleexp.resume import unfinished
-from scaleexp.runlog import last_commit
 from scaleexp.stopping import stopping
 from scaleexp.storage import Store
 from scaleexp.trial import Plan
@@ -122,14 +122,13 @@ def _check_held(prepared: Prepared, store: Store) -> tuple[int, schema.PlanFile]
     Raises:
         ConfigError: it holds another study, or one planned from other data.
     """
-    plans = sorted((int(name.removesuffix(".json")), name) for name in store.names(schema.PLAN_DIR))
-    if not plans:
+    found = newest_plan(store)
+    if found is None:
         return None
-    number, name = plans[-1]
-    plan: schema.PlanFile = store.read_json(f"{schema.PLAN_DIR}/{name}")
+    plan = found[1]
     study = _with_defaults(plan.get("resolved") or store.read_json(schema.STUDY_FILE))
     check_growth(study, _dumped(prepared), plan, _plan_file(prepared), where=str(store.root))
-    return number, plan
+    return found
 
 
 def _with_defaults(held: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from scaleexp.loop import Signal
 from scaleexp.resume import unfinished
 from scaleexp.storage import Store
 from tests.study_factory import write_study
+from tests.without_ray import assigned
 
 SETS = [
     "workload={name: quadratic, dimensions: 4}",
@@ -65,15 +66,7 @@ def run(prepared, root, patch, *, each_step=lambda number: None, fence=None):
         inner.setattr(PackedEngine, "step", step)
         inner.setattr("scaleexp.execute._Clock.__call__", lambda self: Signal("", next(calls) in (2, 5, 6)))
         open_study(prepared, root)
-        work = Assignment(
-            study=prepared.study,
-            targets=prepared.targets,
-            root=str(root),
-            git_sha=None,
-            deadline=None,
-            deadline_cause="",
-            fence=fence,
-        )
+        work = assigned(prepared, root, fence=fence)
         run_packed(work, prepared.plan.trials, threads=1)
 
 

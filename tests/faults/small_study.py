@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from scaleexp.config import load_study
-from scaleexp.execute import Assignment, run_packed
+from scaleexp.execute import run_packed
 from scaleexp.launch.runner import Prepared, open_study, prepare
 from scaleexp.loop import Signal
+from scaleexp.storage import Store, json_bytes
+from tests.without_ray import assigned
 
 SETS = [
     "workload={name: quadratic, dimensions: 4}",
@@ -49,12 +51,12 @@ def run(study: Prepared, root: Path | str, *, commit_after=(), dies_at=0, git_sh
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scaleexp.execute._Clock.__call__", clock)
         open_study(study, root)
-        work = Assignment(
-            study=study.study,
-            targets=study.targets,
-            root=str(root),
-            git_sha=git_sha,
-            deadline=None,
-            deadline_cause="",
-        )
+        work = assigned(study, root, git_sha=git_sha)
         run_packed(work, study.plan.trials, threads=1)
+
+
+def rewritten(root: Path, name: str, change) -> None:
+    """Change a JSON file and give it the checksum that it then has."""
+    content = Store(root).read_json(name)
+    change(content)
+    (root / name).write_bytes(json_bytes(content))

@@ -15,12 +15,13 @@ import analysis.read
 from scaleexp import disk, schema
 from scaleexp.checkpoint import decode
 from scaleexp.config import load_study
-from scaleexp.execute import Assignment, run_packed
+from scaleexp.execute import run_packed
 from scaleexp.launch.runner import open_study, prepare
 from scaleexp.loop import Signal
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from tests.faults.faulty_disk import Crash, FaultyDisk
+from tests.without_ray import assigned
 
 SETS = [
     "workload={name: quadratic, dimensions: 4}",
@@ -57,14 +58,7 @@ def run(prepared, root, patch, device=disk.LOCAL):
     calls = itertools.count(1)
     patch.setattr("scaleexp.execute._Clock.__call__", lambda self: Signal("", next(calls) in COMMIT_AFTER))
     open_study(prepared, root)
-    work = Assignment(
-        study=prepared.study,
-        targets=prepared.targets,
-        root=str(root),
-        git_sha=None,
-        deadline=None,
-        deadline_cause="",
-    )
+    work = assigned(prepared, root)
     run_packed(work, prepared.plan.trials, threads=1)
 
 

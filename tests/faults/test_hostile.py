@@ -16,8 +16,8 @@ from scaleexp.config import load_study
 from scaleexp.errors import ConfigError, StorageError
 from scaleexp.plan import make_plan
 from scaleexp.resume import standing
-from scaleexp.storage import Store, json_bytes
-from tests.faults.small_study import Interrupted, prepared, run
+from scaleexp.storage import Store
+from tests.faults.small_study import rewritten
 from tests.study_factory import write_study
 
 STUDY = Path(__file__).parents[2] / "scaleexp" / "studies" / "quadratic.yaml"
@@ -69,22 +69,6 @@ def test_a_study_name_is_no_path(name):
 
 
 # Study directories
-
-
-@pytest.fixture
-def interrupted(tmp_path):
-    """A study of one trial with a state to go on from."""
-    study = prepared()
-    with pytest.raises(Interrupted):
-        run(study, tmp_path / "study", commit_after=(2,), dies_at=4)
-    return tmp_path / "study", study.plan.trials[0]
-
-
-def rewritten(root: Path, name: str, change) -> None:
-    """Change a JSON file and give it the checksum that it then has."""
-    content = Store(root).read_json(name)
-    change(content)
-    (root / name).write_bytes(json_bytes(content))
 
 
 def refused(root: Path, trial) -> list[str]:

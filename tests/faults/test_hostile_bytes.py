@@ -20,8 +20,8 @@ from scaleexp import schema, segment
 from scaleexp.checkpoint import decode
 from scaleexp.errors import CorruptError
 from scaleexp.resume import standing
-from scaleexp.storage import Store, json_bytes
-from tests.faults.small_study import Interrupted, prepared, run
+from scaleexp.storage import Store
+from tests.faults.small_study import rewritten
 from tests.test_layers import MODULES
 
 
@@ -39,22 +39,6 @@ class Pickled:
 
     def __reduce__(self):
         return (Path.touch, (Path(self.path),))
-
-
-@pytest.fixture
-def interrupted(tmp_path):
-    """A study of one trial with a state to go on from."""
-    study = prepared()
-    with pytest.raises(Interrupted):
-        run(study, tmp_path / "study", commit_after=(2,), dies_at=4)
-    return tmp_path / "study", study.plan.trials[0]
-
-
-def rewritten(root: Path, name: str, change) -> None:
-    """Change a JSON file and give it the checksum that it then has."""
-    content = Store(root).read_json(name)
-    change(content)
-    (root / name).write_bytes(json_bytes(content))
 
 
 def bound_anew(root: Path, key: str, content: bytes) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from scaleexp import execute
 from scaleexp.config import load_study
-from scaleexp.execute import Assignment, run_packed
+from scaleexp.execute import run_packed
 from scaleexp.launch.runner import open_study, prepare
 from scaleexp.storage import Store
+from tests.without_ray import assigned
 
 
 def child(prepared, root, note):
@@ -31,14 +32,7 @@ def child(prepared, root, note):
 
     execute.train_pack = noted
     open_study(prepared, root)
-    work = Assignment(
-        study=prepared.study,
-        targets=prepared.targets,
-        root=root,
-        git_sha=None,
-        deadline=None,
-        deadline_cause="",
-    )
+    work = assigned(prepared, root)
     run_packed(work, prepared.plan.trials, threads=1)
 
 
