@@ -67,7 +67,7 @@ class TrialLog:
     ) -> None:
         self._store, self._realisation, self._timings = store, dict(realisation), dict(timings or {})
         self._goal, self._fence = goal, fence
-        self._submit = writer.submit if writer else _at_once
+        self._submit = writer.lane() if writer else _at_once
         self.key = schema.trial_key(facts["trial_id"], facts["realisation"])
         self._directory = f"{schema.TRIALS_DIR}/{self.key}"
         own = ("trial_id", "realisation", "seed", "batch_size", "workers", "lr")
