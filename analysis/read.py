@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scaleexp import schema, segment
-from scaleexp.errors import CorruptError, StorageError
+from scaleexp.errors import CorruptError, MissingError, StorageError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole, numbered, opened
 from scaleexp.schema import Commit, PlanFile, SegmentRef, TrialFacts
 from scaleexp.storage import Store
@@ -127,7 +127,9 @@ def _plan(store: Store) -> tuple[PlanFile, list[str]]:
         raise StorageError(
             f"{store.root} is not a study directory: {got}; give the directory that `scaleexp run` wrote."
         )
-    plan, problems = newest_whole(files, lambda name: _decode(store, name, PlanFile))
+    plan, problems = newest_whole(
+        lambda: _numbered(store, schema.PLAN_DIR), lambda name: _decode(store, name, PlanFile)
+    )
     if plan is None:
         raise problems[0]
     used = f"Plan {sorted(files)[-1 - len(problems)]:04d} is used instead."
@@ -142,8 +144,8 @@ def _trial(store: Store, key: str) -> tuple[TrialLog | None, list[str]]:
     facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts))
     if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
         raise CorruptError(f"its {schema.TRIAL_FILE} is that of trial {facts['trial_id']}: restore it from a copy.")
-    files = _numbered(store, f"{directory}/{schema.COMMITS_DIR}")
-    commit, problems = newest_whole(files, lambda name: _commit(store, key, name))
+    commits = f"{directory}/{schema.COMMITS_DIR}"
+    commit, problems = newest_whole(lambda: _numbered(store, commits), lambda name: _commit(store, key, name))
     if commit is None and problems:
         raise problems[0]
     said = [f"trial {key}: {p} Its commit {commit['number']:04d} is used instead." for p in problems if commit]
@@ -178,7 +180,7 @@ def _read(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
     except FileNotFoundError:
-        raise CorruptError(f"{file} cannot be read (it is not there): restore it from a copy.") from None
+        raise MissingError(f"{file} cannot be read (it is not there): restore it from a copy.") from None
     except StorageError as error:
         if store.remote:
             raise  # an object store that cannot be reached has lost nothing
@@ -207,10 +209,13 @@ def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Coll
     full = schema.arrow_schema(name)
     wanted = pa.schema([full.field(column) for column in columns])
     store = Store(log.path)
-    tables = [
-        _conform(segment.rows(_verified(store, key, bound), bound, columns, bound["file"]), wanted)
-        for key, bound in _segments(log, name, keys)
-    ]
+    tables = []
+    for key, bound in _segments(log, name, keys):
+        try:
+            content = _verified(store, key, bound)
+        except MissingError as error:
+            raise CorruptError(f"{error} If the study runs, it was merged meanwhile: read the study again.") from None
+        tables.append(segment.conformed(segment.rows(content, bound, columns, bound["file"]), wanted))
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
@@ -221,13 +226,3 @@ def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[
             for bound in trial.commit["segments"]:
                 if bound["table"] == name:
                     yield trial.key, bound
-
-
-def _conform(table: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """The wanted columns; a nullable one that an older writer did not know is null."""
-    for field in wanted:
-        if field.name not in table.column_names:
-            if not field.nullable:
-                raise CorruptError(f"a segment lacks the column {field.name}, which every version of the log has.")
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(wanted.names).cast(wanted)

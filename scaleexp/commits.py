@@ -31,5 +31,5 @@ def last_commit(store: Store, key: str) -> schema.Commit | None:
 
     What that commit binds is not looked at; `scaleexp.resume.standing` does, and tells what is not whole.
     """
-    commit: schema.Commit | None = newest_whole(commit_files(store, key), store.read_json)[0]
+    commit: schema.Commit | None = newest_whole(lambda: commit_files(store, key), store.read_json)[0]
     return commit

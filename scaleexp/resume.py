@@ -16,7 +16,7 @@ from scaleexp import schema, segment
 from scaleexp.checkpoint import decode
 from scaleexp.commits import commit_files, last_commit
 from scaleexp.engines.base import TrialState
-from scaleexp.errors import CorruptError
+from scaleexp.errors import CorruptError, MissingError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole
 from scaleexp.laws import first_confirmed
 from scaleexp.storage import Store
@@ -25,10 +25,6 @@ from scaleexp.trial import Trial
 Values = dict[str, list[float]]
 """Every evaluation so far, by metric."""
 _log = logging.getLogger("scaleexp")
-
-
-class _GoneError(CorruptError):
-    """A file that a commit bound is not there; of a checkpoint that is as it should be, once later ones are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +104,9 @@ def standing(store: Store, trial: Trial) -> Standing:
         CorruptError: its facts or all of its commits are not what was written.
     """
     _check_facts(store, trial.key)
-    files = commit_files(store, trial.key)
-    found, problems = newest_whole(files, lambda file: _standing(store, trial, file))
+    found, problems = newest_whole(lambda: commit_files(store, trial.key), lambda file: _standing(store, trial, file))
     if problems:
-        named = "; ".join(str(p) for i, p in enumerate(problems) if i == 0 or not isinstance(p, _GoneError))
+        named = "; ".join(map(str, problems))
         if found is None:
             raise CorruptError(f"no commit of trial {trial.key} is whole, so that nothing can go on from it: {named}")
         _log.warning("trial %s goes on from step %d, its newest commit that is whole: %s", trial.key, found.step, named)
@@ -179,6 +174,5 @@ def _verified(store: Store, key: str, reference: Mapping[str, Any]) -> bytes:
     try:
         content = store.read(name)
     except FileNotFoundError:
-        kind = _GoneError if "bytes" in reference else CorruptError
-        raise kind(f"{store.where(name)} was committed and is not there: restore it from a copy.") from None
+        raise MissingError(f"{store.where(name)} was committed and is not there: restore it from a copy.") from None
     return check_bytes(content, reference["sha256"], store.where(name))
