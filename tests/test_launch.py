@@ -10,11 +10,13 @@ import pytest
 from analysis.read import load, read_evals, read_steps
 from analysis.study import analyse
 from scaleexp.config import load_study
-from scaleexp.errors import ConfigError, InfeasibleError, TrialsFailedError
+from scaleexp.errors import ConfigError, InfeasibleError, NotEnoughDataError, TrialsFailedError
+from scaleexp.execute import run_packed
 from scaleexp.launch.cluster import Resources, check_feasible
 from scaleexp.launch.runner import _time_allowed, open_study, prepare, run_study
 from scaleexp.plan import make_plan
 from scaleexp.schema import deterministic_columns
+from tests.without_ray import assigned
 
 SMALL = [
     "dtype=float64",
@@ -180,3 +182,20 @@ def test_a_failing_workload_is_told_with_its_cause(tmp_path):
 @pytest.mark.ray
 def test_a_dying_process_is_told_and_ends(tmp_path):
     assert "1 of 1 trials failed" in fails_with("Dying", tmp_path / "study")
+
+
+def test_a_study_whose_every_trial_diverged_has_nothing_to_fit_and_says_why(tmp_path):
+    sets = [
+        "workers=[4]",
+        "seeds=[0]",
+        "base={batch_size: 16, lr: 1.0e6}",
+        "lr_multipliers=[1, 4]",
+        "lr_rules=[none]",
+        "limits.samples=640",
+    ]
+    study = prepare(load_study("quadratic", [*sets, "realisations=[]"]))
+    open_study(study, tmp_path)
+    run_packed(assigned(study, tmp_path), study.plan.trials, threads=1)
+    with pytest.raises(NotEnoughDataError, match=r"all 2 trials diverged.*the training loss became .* Lower base\.lr"):
+        run_study(study, tmp_path)
+    assert NotEnoughDataError.exit_code == 6

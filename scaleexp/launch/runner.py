@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from scaleexp import facts, lease, schema
 from scaleexp.commits import last_commit, newest_plan
 from scaleexp.config import Study, check_against_data, validate_study
-from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
+from scaleexp.errors import ConfigError, NotEnoughDataError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, workload_of
 from scaleexp.growth import check_growth, differences
 from scaleexp.plan import directed_targets, make_plan
@@ -152,6 +152,7 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
         InfeasibleError: its real workers can never be placed.
         StorageError: what was trained could not be written, or another driver runs the study.
         TrialsFailedError: some trials failed; the others are committed.
+        NotEnoughDataError: every trial diverged; all are committed.
     """
     from scaleexp.launch.cluster import ray_cluster
     from scaleexp.launch.tune import run_phases
@@ -186,7 +187,22 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
             f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {broken[1]!r} "
             f"(trial {broken[0]}). The others are kept in {store.root}; run the same command to try again."
         )
+    if set(ended) == {"diverged"}:
+        raise _all_diverged(prepared, store)
     return outcome
+
+
+def _all_diverged(prepared: Prepared, store: Store) -> NotEnoughDataError:
+    """Nothing can be fitted; the trial of the lowest LR says most about why."""
+    trials = prepared.plan.trials
+    slowest = min(trials, key=lambda t: (t.lr, t.batch_size))
+    commit = last_commit(store, slowest.key)
+    assert commit is not None, "it diverged"
+    return NotEnoughDataError(
+        f"all {len(trials)} trials diverged, so there is nothing to fit: even at the lowest LR, {slowest.lr:g}, with "
+        f"batch size {slowest.batch_size}, {commit['cause']} after {commit['step']} steps. Lower base.lr or "
+        f"lr_multipliers, or add warmup_samples; what was measured is kept in {store.root}."
+    )
 
 
 def _first_failure(store: Store, trials: Sequence[Trial]) -> tuple[str, str] | None:
