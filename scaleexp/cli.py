@@ -21,7 +21,8 @@ from scaleexp.redact import redact
 from scaleexp.schema import REPORT_DIR
 
 if TYPE_CHECKING:
-    from scaleexp.launch.runner import Outcome, Prepared
+    from scaleexp.launch.opening import Prepared
+    from scaleexp.launch.runner import Outcome
 
 _WATCH_S = 2.0
 
@@ -76,7 +77,7 @@ def run(study: str, overrides: Sequence[str], storage: str | None, yes: bool) ->
     if not yes:
         _ask(prepared)
     outcome = _run(prepared, storage)
-    click.echo(f"{_summary(outcome)}\nNext: scaleexp-analysis report {outcome.root}")
+    click.echo(f"Next: scaleexp-analysis report {outcome.root}")
 
 
 @cli.command()
@@ -88,7 +89,6 @@ def quickstart(overrides: Sequence[str], storage: str | None) -> None:
     The same as `scaleexp run quickstart --yes` followed by `scaleexp-analysis report`.
     """
     outcome = _run(_prepared("quickstart", overrides), storage)
-    click.echo(_summary(outcome))
     _report(outcome.root)
 
 
@@ -206,7 +206,7 @@ def _fail(error: ScaleexpError) -> None:
 
 def _prepared(study: str, overrides: Sequence[str]) -> Prepared:
     from scaleexp.config import load_study
-    from scaleexp.launch.runner import prepare
+    from scaleexp.launch.opening import prepare
 
     return prepare(load_study(study, overrides))
 
@@ -233,6 +233,11 @@ def _ask(prepared: Prepared) -> None:
 
 
 def _run(prepared: Prepared, storage: str | None) -> Outcome:
+    """Run a study and say how it ended.
+
+    Raises:
+        InterruptedStudyError: somebody stopped it, or a limit did.
+    """
     from scaleexp.launch.runner import run_study
 
     root = storage or str(Path("scaleexp-results") / prepared.study.name)
@@ -243,9 +248,9 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         f"{len(trials)} trials, batch sizes {batches[0]} to {batches[-1]}, in {root}",
         err=True,
     )
+    command = shlex.join(["scaleexp", *sys.argv[1:]])
     again = InterruptedStudyError(
-        f"stopped; what was committed is kept in {root}, and this goes on from there: "
-        f"{shlex.join(['scaleexp', *sys.argv[1:]])}"
+        f"stopped; what was committed is kept in {root}, and this goes on from there: {command}"
     )
     try:
         outcome = run_study(prepared, root, lambda line: click.echo(line, err=True))
@@ -253,7 +258,34 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         raise again from None
     if outcome.asked:
         raise again
+    click.echo(_summary(outcome))
+    if outcome.met:
+        raise InterruptedStudyError(f"{_limit_met(outcome)} {command}{_raised(outcome)}")
     return outcome
+
+
+def _limit_met(outcome: Outcome) -> str:
+    """Which limit stopped a study, what was used of it, and how to go on, up to the command."""
+    from scaleexp.plan_table import dollars, duration
+
+    met, used = outcome.met, outcome.used
+    assert met is not None
+    assert used is not None
+    said = {
+        "limits.gpu_hours": f"in {used.runs} runs the study has used {used.gpu_hours:.3g} GPU hours",
+        "limits.usd": f"in {used.runs} runs the study has used {dollars(used.usd)}",
+    }.get(met.limit, f"this run took {duration(outcome.seconds)}")
+    raised = "" if met.limit == "limits.wall_s" else "with a higher limit, "
+    return (
+        f"stopped by {met.cause}: {said}; what was committed is kept in {outcome.root} and can be fitted, and "
+        f"{raised}this goes on from there:"
+    )
+
+
+def _raised(outcome: Outcome) -> str:
+    """The option that raises the limit that stopped a study, if it is one of the study and not of a run."""
+    met = outcome.met
+    return "" if met is None or met.limit == "limits.wall_s" else f" --set {met.limit}={2 * met.value:g}"
 
 
 def _summary(outcome: Outcome) -> str:
@@ -262,12 +294,12 @@ def _summary(outcome: Outcome) -> str:
     words = {
         "reached": "reached the target",
         "limit": "ended at the sample limit without it",
-        "stopped": "stopped by a limit (the same command goes on with them)",
+        "stopped": "stopped where they were",
         "running": "interrupted (the same command goes on with them)",
         "waiting": "not started",
     }
     parts = [f"{count} {words.get(status, status)}" for status, count in sorted(outcome.ended.items())]
-    return f"Done in {duration(outcome.seconds)}: {', '.join(parts)}."
+    return f"{'Stopped after' if outcome.met else 'Done in'} {duration(outcome.seconds)}: {', '.join(parts)}."
 
 
 def _report(root: str) -> None:

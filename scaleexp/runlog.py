@@ -152,14 +152,18 @@ class TrialLog:
         self._submit(job)
 
     def fail(self, cause: str) -> None:
-        """Say that the trial failed. It stands where it was last committed: nothing added since then is kept."""
+        """Say that the trial failed. It stands where it was last committed."""
+        self.stand("failed", cause)
+
+    def stand(self, status: schema.Status, cause: str) -> None:
+        """Say how the trial stands where it was last committed: nothing added since then is kept."""
         elapsed_s = time.monotonic() - self._begin
 
         def job() -> None:
             last = self._last
             self._segments = list(last["segments"]) if last else []
             step, samples = (last["step"], last["samples"]) if last else (0, 0)
-            self._write_commit(step, samples, "failed", cause, last.get("checkpoint") if last else None, elapsed_s)
+            self._write_commit(step, samples, status, cause, last.get("checkpoint") if last else None, elapsed_s)
 
         self._submit(job)
 
