@@ -248,9 +248,8 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         f"{len(trials)} trials, batch sizes {batches[0]} to {batches[-1]}, in {root}",
         err=True,
     )
-    command = shlex.join(["scaleexp", *sys.argv[1:]])
     again = InterruptedStudyError(
-        f"stopped; what was committed is kept in {root}, and this goes on from there: {command}"
+        f"stopped; what was committed is kept in {root}, and this goes on from there: {shlex.join(_command())}"
     )
     try:
         outcome = run_study(prepared, root, lambda line: click.echo(line, err=True))
@@ -260,32 +259,40 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         raise again
     click.echo(_summary(outcome))
     if outcome.met:
-        raise InterruptedStudyError(f"{_limit_met(outcome)} {command}{_raised(outcome)}")
+        raise InterruptedStudyError(_limit_met(outcome))
     return outcome
 
 
+def _command(*changed: str) -> list[str]:
+    """The command that was given, with these overrides in the place of earlier ones of the same fields."""
+    words = ["scaleexp", *sys.argv[1:]]
+    fields = {override.partition("=")[0] for override in changed}
+    stale = {i for i, word in enumerate(words) if words[i - 1] == "--set" and word.partition("=")[0] in fields}
+    kept = [word for i, word in enumerate(words) if not {i, i + 1} & stale]
+    return [*kept, *(word for override in changed for word in ("--set", override))]
+
+
 def _limit_met(outcome: Outcome) -> str:
-    """Which limit stopped a study, what was used of it, and how to go on, up to the command."""
+    """Which limit stopped a study, what was used of it, and how to go on."""
     from scaleexp.plan_table import dollars, duration
+    from scaleexp.spending import LEAST_S
 
     met, used = outcome.met, outcome.used
     assert met is not None
     assert used is not None
+    of_one_run = met.limit == "limits.wall_s"
+    runs = "one run" if used.runs == 1 else f"{used.runs} runs"
     said = {
-        "limits.gpu_hours": f"in {used.runs} runs the study has used {used.gpu_hours:.3g} GPU hours",
-        "limits.usd": f"in {used.runs} runs the study has used {dollars(used.usd)}",
+        "limits.gpu_hours": f"{used.gpu_hours:.3g} GPU hours are used, in {runs}",
+        "limits.usd": f"{dollars(used.usd)} are used, in {runs}",
     }.get(met.limit, f"this run took {duration(outcome.seconds)}")
-    raised = "" if met.limit == "limits.wall_s" else "with a higher limit, "
+    if met.seconds < LEAST_S:
+        said += f", and what is left lasts less than {LEAST_S:g} s, too little to begin"
+    command = _command() if of_one_run else _command(f"{met.limit}={2 * met.value:g}")
     return (
         f"stopped by {met.cause}: {said}; what was committed is kept in {outcome.root} and can be fitted, and "
-        f"{raised}this goes on from there:"
+        f"{'' if of_one_run else 'with a higher limit '}this goes on from there: {shlex.join(command)}"
     )
-
-
-def _raised(outcome: Outcome) -> str:
-    """The option that raises the limit that stopped a study, if it is one of the study and not of a run."""
-    met = outcome.met
-    return "" if met is None or met.limit == "limits.wall_s" else f" --set {met.limit}={2 * met.value:g}"
 
 
 def _summary(outcome: Outcome) -> str:

@@ -252,14 +252,15 @@ def test_gpu_hours_without_a_gpu_are_refused():
 def test_who_meets_a_limit_is_told_what_was_used_and_how_to_go_on(tmp_path, without_ray):
     Clock(without_ray)
     sets = [word for s in [*SETS, "limits.usd=30"] for word in ("--set", s)]
-    result = CliRunner().invoke(cli, ["run", "quadratic", "--yes", "--storage", str(tmp_path), *sets])
+    command = ["run", "quadratic", "--yes", "--storage", str(tmp_path), *sets]
+    without_ray.setattr("sys.argv", ["scaleexp", *command])
+    result = CliRunner().invoke(cli, command)
     assert isinstance(result.exception, InterruptedStudyError)
     assert result.exception.exit_code == 130
     said = str(result.exception)
-    assert re.match(
-        r"stopped by limits\.usd = 30: in 1 runs? the study has used \$2\d\.00; what was committed is", said
-    )
+    assert re.match(r"stopped by limits\.usd = 30: \$2\d\.00 are used, in one run; what was committed is", said)
     assert said.endswith("--set limits.usd=60")
+    assert "limits.usd=30" not in said
     assert "2 stopped where they were" in result.output
     document = status_of(Store(tmp_path))
     jsonschema.validate(document, json.loads(files("scaleexp").joinpath("schemas/status.json").read_text()))
