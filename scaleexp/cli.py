@@ -58,11 +58,21 @@ def cli() -> None:
 @cli.command()
 @click.argument("study")
 @_overrides
+@_storage
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-@click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps here to estimate how long it takes.")
-def plan(study: str, overrides: Sequence[str], as_json: bool, calibrate: bool) -> None:
-    """Show what STUDY (a built-in name or a YAML file) would run, without running it."""
-    document, text = _planned(_prepared(study, overrides), calibrate=calibrate)
+@click.option(
+    "--calibrate/--no-calibrate", default=True, help="Time a few steps here to estimate time, disk space and cost."
+)
+def plan(study: str, overrides: Sequence[str], storage: str | None, as_json: bool, calibrate: bool) -> None:
+    """Show what STUDY (a built-in name or a YAML file) would run, or has left to run, without running it."""
+    prepared = _prepared(study, overrides)
+    try:
+        document, text = _planned(prepared, _root(prepared, storage), calibrate=calibrate)
+    except ConfigError as error:
+        if storage:
+            raise
+        click.echo(f"note: {error}", err=True)
+        document, text = _planned(prepared, None, calibrate=calibrate)
     click.echo(json.dumps(document, indent=1) if as_json else text)
 
 
@@ -75,7 +85,7 @@ def run(study: str, overrides: Sequence[str], storage: str | None, yes: bool) ->
     """Run STUDY (a built-in name or a YAML file), or go on with it: finished trials never run again."""
     prepared = _prepared(study, overrides)
     if not yes:
-        _ask(prepared)
+        _ask(prepared, storage)
     outcome = _run(prepared, storage)
     click.echo(f"Next: scaleexp-analysis report {outcome.root}")
 
@@ -211,25 +221,46 @@ def _prepared(study: str, overrides: Sequence[str]) -> Prepared:
     return prepare(load_study(study, overrides))
 
 
-def _planned(prepared: Prepared, *, calibrate: bool) -> tuple[dict[str, Any], str]:
-    """The plan as JSON and as text."""
+def _root(prepared: Prepared, storage: str | None) -> str:
+    """Where a study lives."""
+    return storage or str(Path("scaleexp-results") / prepared.study.name)
+
+
+def _planned(prepared: Prepared, root: str | None, *, calibrate: bool) -> tuple[dict[str, Any], str]:
+    """What is left to run of a study that lives there, or all of it, as JSON and as text.
+
+    Raises:
+        ConfigError: the directory holds another study.
+    """
     from shutil import get_terminal_size
 
-    from scaleexp.calibrate import seconds_at_most
-    from scaleexp.plan_table import plan_document, render_plan
+    from scaleexp import spending
+    from scaleexp.calibrate import calibrate as calibrated
+    from scaleexp.launch.opening import bytes_of, check_held
+    from scaleexp.plan_rows import plan_document
+    from scaleexp.plan_table import render_plan
+    from scaleexp.resume import steps_left
+    from scaleexp.storage import Store
 
     study, trials = prepared.study, prepared.plan.trials
-    seconds = seconds_at_most(study, prepared.workload, trials) if calibrate else None
-    document = plan_document(prepared.plan, study, seconds)
+    store = Store(root) if root else None
+    held = check_held(prepared, store) if store else None
+    left = steps_left(store, trials, prepared.targets) if store else {t.key: t.limit_steps for t in trials}
+    limits = spending.before_run(store, study) if store else []
+    new = 0 if held else bytes_of(prepared)
+    found = calibrated(study, prepared.workload, trials, left, study_bytes=new) if calibrate else None
+    document = plan_document(prepared.plan, study, found, left, limits=limits)
     return document, render_plan(document, width=get_terminal_size().columns)
 
 
-def _ask(prepared: Prepared) -> None:
-    """Show the plan and ask; without a terminal there is nobody to ask."""
+def _ask(prepared: Prepared, storage: str | None) -> None:
+    """Show what is left to run and ask, if anything is; without a terminal there is nobody to ask."""
     if not sys.stdin.isatty():
         raise ConfigError("nobody can be asked, since the input is no terminal: add --yes to start at once")
-    click.echo(_planned(prepared, calibrate=True)[1])
-    click.confirm("Start?", abort=True)
+    document, text = _planned(prepared, _root(prepared, storage), calibrate=True)
+    click.echo(text)
+    if document["trials"] + document["second_realisations"]:
+        click.confirm("Start?", abort=True)
 
 
 def _run(prepared: Prepared, storage: str | None) -> Outcome:
@@ -240,7 +271,7 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
     """
     from scaleexp.launch.runner import run_study
 
-    root = storage or str(Path("scaleexp-results") / prepared.study.name)
+    root = _root(prepared, storage)
     trials = prepared.plan.trials
     batches = sorted({t.batch_size for t in trials})
     click.echo(

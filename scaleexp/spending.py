@@ -152,6 +152,15 @@ def check_countable(study: Study, now: Holding) -> None:
         raise ConfigError("limits.gpu_hours is set and Ray has no GPU: set limits.wall_s or limits.usd instead.")
 
 
+def before_run(store: Store, study: Study) -> list[tuple[str, float, float]]:
+    """Of each limit of a study that is to run: its name, its value, and what earlier runs have used of it."""
+    limits = study.limits
+    price = study.price_usd_per_worker_hour
+    spent = used(store, Holding(workers=0, gpus=0, usd_per_worker_hour=price))
+    so_far = {"wall_s": 0.0, "gpu_hours": spent.gpu_hours, "usd": spent.usd}
+    return [(f"limits.{name}", value, so_far[name]) for name, value in limits if name in so_far and value is not None]
+
+
 def of_limits(store: Store) -> list[tuple[str, float, float]]:
     """Of each limit that the newest run was given: its name, its value, and what was used of it."""
     held = lease.holdings(store)

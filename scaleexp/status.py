@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from typing import Any, TypedDict
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from scaleexp import lease, schema, spending
 from scaleexp.commits import last_commit, newest_plan
 from scaleexp.errors import StorageError
-from scaleexp.plan_table import dollars, duration
+from scaleexp.plan_table import duration, limit_value
 from scaleexp.storage import Store
 
 STATUS_JSON_VERSION = 1
@@ -205,10 +205,7 @@ def _told(document: StatusDocument) -> str:
 
 def _told_limit(row: LimitRow) -> str:
     """How much of a limit is used."""
-    said: Callable[[float], str] = {"limits.wall_s": duration, "limits.usd": dollars}.get(row["limit"], _gpu_hours)
-    of = "by this run" if row["limit"] == "limits.wall_s" else "by all runs"
-    return f"{row['limit']}: {said(row['used'])} of {said(row['value'])} used {of}"
-
-
-def _gpu_hours(hours: float) -> str:
-    return f"{hours:.3g} GPU hours"
+    value, used = (limit_value(row["limit"], amount) for amount in (row["value"], row["used"]))
+    return (
+        f"{row['limit']}: {used} of {value} used {'by this run' if row['limit'] == 'limits.wall_s' else 'by all runs'}"
+    )

@@ -16,7 +16,7 @@ from scaleexp.execute import workload_of
 from scaleexp.growth import check_growth, differences
 from scaleexp.plan import directed_targets, make_plan
 from scaleexp.redact import redacted
-from scaleexp.storage import Store
+from scaleexp.storage import Store, json_bytes
 from scaleexp.trial import Plan
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ def open_study(prepared: Prepared, root: str | Path) -> Store:
     if held is None or differences(_without_study(held[1]), _without_study(plan)):
         store.write_json(f"{schema.PLAN_DIR}/{held[0] + 1 if held else 1:04d}.json", plan)
     return store
+
+
+def bytes_of(prepared: Prepared) -> int:
+    """What the study file and the plan take [bytes]."""
+    return len(json_bytes(_dumped(prepared))) + len(json_bytes(_plan_file(prepared)))
 
 
 def _dumped(prepared: Prepared) -> dict[str, Any]:
