@@ -80,6 +80,15 @@ def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
     return [t for wanted in (0, 1) for r, t in ranks if r == wanted]
 
 
+def steps_left(store: Store, trials: Sequence[Trial], targets: Sequence[schema.Target]) -> dict[str, int]:
+    """Steps to its limit of every trial that has not come to its end, by key; one without a state begins anew."""
+    found = {}
+    for trial in unfinished(store, trials, targets):
+        commit = last_commit(store, trial.key)
+        found[trial.key] = trial.limit_steps - (commit["step"] if commit and commit.get("checkpoint") else 0)
+    return found
+
+
 def _moved(store: Store, trial: Trial, commit: schema.Commit, targets: Sequence[schema.Target]) -> bool:
     """Whether what ended a trial ends it no longer."""
     goal = {t["metric"]: t["values"][-1] for t in targets}

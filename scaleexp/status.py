@@ -12,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scaleexp import lease, schema
+from scaleexp import lease, schema, spending
 from scaleexp.commits import last_commit, newest_plan
 from scaleexp.errors import StorageError
-from scaleexp.plan_table import duration
+from scaleexp.plan_table import duration, limit_value
 from scaleexp.storage import Store
 
 STATUS_JSON_VERSION = 1
@@ -51,6 +51,14 @@ class Driver(TypedDict):
     stopping: bool  # it was asked to
 
 
+class LimitRow(TypedDict):
+    """A limit that the newest run was given, and what was used of it."""
+
+    limit: str  # limits.wall_s [seconds], limits.gpu_hours [hours] or limits.usd [US dollars]
+    value: float
+    used: float  # by that run of limits.wall_s, by all runs of the others
+
+
 class StatusDocument(TypedDict):
     """`scaleexp status --json`."""
 
@@ -60,6 +68,7 @@ class StatusDocument(TypedDict):
     driver: Driver | None
     trials: dict[str, int]  # by status
     eta_s: float | None  # [seconds]; null where nothing runs or too little is known
+    limits: list[LimitRow]
     rows: list[TrialRow]
 
 
@@ -89,6 +98,7 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
         driver=driver,
         trials=dict(Counter(row["status"] for row in rows)),
         eta_s=_eta_s(rows, commits, driver, since, time.time() if now is None else now),
+        limits=[LimitRow(limit=name, value=value, used=used) for name, value, used in spending.of_limits(store)],
         rows=rows,
     )
 
@@ -168,7 +178,7 @@ def rendered(document: StatusDocument, *, width: int) -> str:
     console = Console(file=StringIO(), width=width, highlight=False)
     console.print(table)
     text = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
-    head = [document["study"] + ": " + document["question"], _told(document)]
+    head = [document["study"] + ": " + document["question"], _told(document), *map(_told_limit, document["limits"])]
     failed = next((row for row in document["rows"] if row["status"] == "failed"), None)
     tail = [f"first failure (trial {failed['key']}): {failed['cause']}"] if failed else []
     return "\n".join([*head, text, *tail])
@@ -191,3 +201,11 @@ def _told(document: StatusDocument) -> str:
         return f"{done}; nobody runs it" + ("" if ended == total else f" (last was {who})")
     eta = "" if document["eta_s"] is None else f", about {duration(document['eta_s'])} left"
     return f"{done}; {'stopping' if driver['stopping'] else 'run'} by {who}{eta}"
+
+
+def _told_limit(row: LimitRow) -> str:
+    """How much of a limit is used."""
+    value, used = (limit_value(row["limit"], amount) for amount in (row["value"], row["used"]))
+    return (
+        f"{row['limit']}: {used} of {value} used {'by this run' if row['limit'] == 'limits.wall_s' else 'by all runs'}"
+    )

@@ -13,7 +13,7 @@ from scaleexp.config import load_study
 from scaleexp.errors import ConfigError, InfeasibleError, NotEnoughDataError, TrialsFailedError
 from scaleexp.execute import run_packed
 from scaleexp.launch.cluster import Resources, check_feasible
-from scaleexp.launch.runner import _time_allowed, open_study, prepare, run_study
+from scaleexp.launch.runner import open_study, prepare, run_study
 from scaleexp.plan import make_plan
 from scaleexp.schema import deterministic_columns
 from tests.without_ray import assigned
@@ -146,19 +146,6 @@ def test_limits_of_a_run_may_change_but_its_data_may_not(tmp_path):
     changed = replace(prepared, plan=make_plan(prepared.study, "0" * 64))
     with pytest.raises(ConfigError, match="planned from other data"):
         open_study(changed, tmp_path)
-
-
-def test_gpu_hours_without_a_gpu_are_refused():
-    study = load_study("quadratic", ["limits.gpu_hours=1"])
-    with pytest.raises(ConfigError, match=r"Ray has no GPU: set limits\.wall_s"):
-        _time_allowed(study, Resources(cpus=2, gpus=0))
-    assert _time_allowed(study, Resources(cpus=2, gpus=4)) == (900.0, "limits.gpu_hours = 1")
-
-
-def test_the_first_limit_to_be_met_stops_a_run():
-    study = load_study("quadratic", ["limits.wall_s=100", "limits.usd=2", "price_usd_per_worker_hour=60"])
-    assert _time_allowed(study, Resources(cpus=2, gpus=0)) == (60.0, "limits.usd = 2")
-    assert _time_allowed(study, Resources(cpus=1, gpus=0)) == (100.0, "limits.wall_s = 100")
 
 
 def fails_with(study_class, root):
