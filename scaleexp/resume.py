@@ -13,8 +13,9 @@ from itertools import groupby
 from typing import Any
 
 from scaleexp import schema, segment
+from scaleexp.at_once import each
 from scaleexp.checkpoint import decode
-from scaleexp.commits import commit_files, last_commit
+from scaleexp.commits import commit_files, last_commits
 from scaleexp.engines.base import TrialState
 from scaleexp.errors import CorruptError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole
@@ -72,7 +73,7 @@ def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
 
     A trial that ended short of a target or of a limit that was moved since has not come to its end.
     """
-    commits = {trial.key: last_commit(store, trial.key) for trial in trials}
+    commits = last_commits(store, [trial.key for trial in trials])
 
     def rank(trial: Trial) -> int | None:
         commit = commits[trial.key]
@@ -80,8 +81,8 @@ def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
             return None if commit["status"] == "diverged" or not _moved(store, trial, commit, targets) else 0
         return 1 if commit and commit["status"] == "failed" else 0
 
-    ranks = [(rank(trial), trial) for trial in trials]
-    return [t for wanted in (0, 1) for r, t in ranks if r == wanted]
+    ranks = each(rank, trials)  # some read evaluations
+    return [t for wanted in (0, 1) for r, t in zip(ranks, trials, strict=True) if r == wanted]
 
 
 def _moved(store: Store, trial: Trial, commit: schema.Commit, targets: Sequence[schema.Target]) -> bool:

@@ -23,6 +23,7 @@ from scaleexp.commits import commit_files
 from scaleexp.commits import last_commit as last_commit
 from scaleexp.engines.base import NoiseMeasurement, TrialState
 from scaleexp.errors import StorageError
+from scaleexp.integrity import newest_whole
 from scaleexp.storage import Store, json_bytes
 from scaleexp.writer import Job, Writer
 
@@ -86,8 +87,9 @@ class TrialLog:
         """Find out what is there."""
         with suppress(FileExistsError):  # an earlier attempt wrote it: the id hashes what it says, so it says the same
             self._store.write_json(f"{self._directory}/{schema.TRIAL_FILE}", facts)
-        newest = last_commit(self._store, self.key)
-        self._number = max(commit_files(self._store, self.key), default=0)
+        files = commit_files(self._store, self.key)
+        newest: schema.Commit | None = newest_whole(files, self._store.read_json)[0]
+        self._number = max(files, default=0)
         if self._number > (self._last["number"] if self._last else 0):  # some are not gone on from
             self._aside = set(self._store.names(f"{self._directory}/{schema.CHECKPOINTS_DIR}"))
         attempts = _attempts(self._store.names(f"{self._directory}/{schema.SEGMENTS_DIR}"))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scaleexp import lease, schema
-from scaleexp.commits import last_commit, newest_plan
+from scaleexp.commits import Commits, last_commits, newest_plan
 from scaleexp.errors import StorageError
 from scaleexp.plan_table import duration
 from scaleexp.storage import Store
@@ -77,9 +77,7 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
     if found is None:
         raise StorageError(f"{store.root} holds no study: give the directory that `scaleexp run` writes to.")
     plan = found[1]
-    commits = {
-        k: last_commit(store, k) for k in (schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"])
-    }
+    commits = last_commits(store, [schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"]])
     rows = [_row(trial, commits) for trial in plan["trials"]]
     driver, since = _driver(store)
     return StatusDocument(
@@ -93,7 +91,7 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
     )
 
 
-def _row(trial: schema.PlannedTrial, commits: dict[str, schema.Commit | None]) -> TrialRow:
+def _row(trial: schema.PlannedTrial, commits: Commits) -> TrialRow:
     key = schema.trial_key(trial["trial_id"], trial["realisation"])
     commit = commits[key]
     goal = commit.get("goal") if commit else None
@@ -130,7 +128,7 @@ def _driver(store: Store) -> tuple[Driver | None, float]:
 
 def _eta_s(
     rows: Sequence[TrialRow],
-    commits: dict[str, schema.Commit | None],
+    commits: Commits,
     driver: Driver | None,
     since: float,
     now: float,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from scaleexp import facts, lease, schema
-from scaleexp.commits import last_commit, newest_plan
+from scaleexp.commits import Commits, last_commits, newest_plan
 from scaleexp.config import Study, check_against_data, validate_study
 from scaleexp.errors import ConfigError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, workload_of
@@ -27,7 +27,6 @@ from scaleexp.trial import Plan
 
 if TYPE_CHECKING:
     from scaleexp.launch.cluster import Resources
-    from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
 
 
@@ -172,7 +171,8 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
             with shown(Watch.from_now(store, waiting)):
                 failures = run_phases(assignment, waiting, resources)
             asked = lease.stop_requested(store, fence)
-    ended = statuses(store, prepared.plan.trials)
+    commits = last_commits(store, [t.key for t in prepared.plan.trials])
+    ended = dict(Counter(c["status"] if c else "waiting" for c in commits.values()))
     outcome = Outcome(root=store.root, ended=ended, seconds=time.monotonic() - begin, asked=asked)
     if asked:
         return outcome
@@ -180,7 +180,7 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
     unwritten = next((f for f in failures if f.storage), None)
     if unwritten:
         raise StorageError(unwritten.cause)
-    broken = _first_failure(store, prepared.plan.trials) or next(((f.trials[0], f.cause) for f in failures), None)
+    broken = _first_failure(commits) or next(((f.trials[0], f.cause) for f in failures), None)
     if broken and count:  # a process that died after its last commit lost nothing
         raise TrialsFailedError(
             f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {broken[1]!r} "
@@ -189,16 +189,9 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
     return outcome
 
 
-def _first_failure(store: Store, trials: Sequence[Trial]) -> tuple[str, str] | None:
+def _first_failure(commits: Commits) -> tuple[str, str] | None:
     """Key and cause of a trial that failed."""
-    commits = ((t.key, last_commit(store, t.key)) for t in trials)
-    return next(((key, c["cause"]) for key, c in commits if c and c["status"] == "failed"), None)
-
-
-def statuses(store: Store, trials: Sequence[Trial]) -> dict[str, int]:
-    """Number of trials by the status of their last commit; `waiting` for those without one."""
-    commits = [last_commit(store, t.key) for t in trials]
-    return dict(Counter(c["status"] if c else "waiting" for c in commits))
+    return next(((key, c["cause"]) for key, c in commits.items() if c and c["status"] == "failed"), None)
 
 
 def _assignment(prepared: Prepared, store: Store, resources: Resources, fence: int) -> Assignment:
