@@ -15,15 +15,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from scaleexp import lease, schema
+from scaleexp import lease, merging, schema, segment
 from scaleexp.checkpoint import encode as encode_state
 from scaleexp.commits import commit_files
 from scaleexp.commits import last_commit as last_commit
 from scaleexp.engines.base import NoiseMeasurement, TrialState
-from scaleexp.errors import StorageError
-from scaleexp.integrity import newest_whole
+from scaleexp.errors import CorruptError, StorageError
+from scaleexp.integrity import check_bytes, newest_whole
 from scaleexp.storage import Store, json_bytes
 from scaleexp.writer import Job, Writer
 
@@ -148,6 +147,7 @@ class TrialLog:
         def job() -> None:
             for table, columns in added.items():
                 self._write_segment(table, columns)
+                self._merge(table)
             checkpoint = self._write_checkpoint(state) if state else None
             self._write_commit(step, samples, status, cause, checkpoint, elapsed_s)
 
@@ -220,13 +220,38 @@ class TrialLog:
 
     def _write_segment(self, table: schema.Table, columns: Columns) -> None:
         """Rows -> one immutable segment."""
-        rows = len(columns["step"])
-        if rows:
-            content = encode(table, columns, self._identity | (self._split if table == "steps" else {}))
-            self._written += 1
-            file = f"{schema.SEGMENTS_DIR}/{self._prefix}-{self._written:04d}-{table}.parquet"
-            self._put(file, content)
-            self._segments.append({"file": file, "table": table, "sha256": _sha256(content), "rows": rows})
+        if columns["step"]:
+            rows = segment.of(table, columns, self._identity | (self._split if table == "steps" else {}))
+            self._segments.append(self._put_segment(table, rows))
+
+    def _put_segment(self, table: schema.Table, rows: pa.Table) -> schema.SegmentRef:
+        content = segment.encode(rows)
+        self._written += 1
+        file = f"{schema.SEGMENTS_DIR}/{self._prefix}-{self._written:04d}-{table}.parquet"
+        self._put(file, content)
+        return {"file": file, "table": table, "sha256": _sha256(content), "rows": rows.num_rows}
+
+    def _merge(self, table: schema.Table) -> None:
+        """Small segments -> one, as often as there are enough; one that is not whole is left to who reads the log."""
+        with suppress(CorruptError):
+            while old := merging.due(self._segments, table, _ROWS_PER_SEGMENT):
+                rows = merging.merged([self._rows(ref) for ref in old], table)
+                new = self._put_segment(table, rows)
+                new["level"] = old[0].get("level", 0) + 1
+                self._segments = merging.replaced(self._segments, old, new)
+
+    def _rows(self, reference: schema.SegmentRef) -> pa.Table:
+        """What a segment holds.
+
+        Raises:
+            CorruptError: it is not what was written.
+        """
+        file = f"{self._directory}/{reference['file']}"
+        try:
+            content = check_bytes(self._store.read(file), reference["sha256"], file)
+        except FileNotFoundError:
+            raise CorruptError(f"{file} is not there") from None
+        return segment.rows(content, reference, [c.name for c in schema.TABLES[reference["table"]]], file)
 
     def _write_checkpoint(self, state: TrialState) -> schema.CheckpointRef:
         content = encode_state(state)
@@ -271,21 +296,6 @@ class TrialLog:
     def _taken(self, table: schema.Table) -> Columns:
         columns, self._columns[table] = self._columns[table], _empty(table)
         return columns
-
-
-def encode(table: schema.Table, columns: Columns, constants: Row) -> bytes:
-    """Rows of one table as the bytes of a Parquet file; `constants` are columns that repeat in every row."""
-    arrow, rows = schema.arrow_schema(table), len(columns["step"])
-    arrays = [
-        pa.repeat(pa.scalar(constants[f.name], f.type), rows)
-        if f.name in constants
-        else pa.array(columns[f.name], f.type)
-        for f in arrow
-    ]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays, schema=arrow), sink, compression="zstd", write_page_checksum=True)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def _empty(table: schema.Table) -> Columns:

@@ -1,17 +1,39 @@
-"""Bytes of a segment -> rows, in memory that its size bounds: what a file says about itself may be absurd."""
+"""Rows -> bytes of a segment -> rows, in memory that its size bounds: what a file says about itself may be absurd."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaleexp import schema
 from scaleexp.errors import CorruptError
 from scaleexp.schema import SegmentRef
 
 MOST_ROWS_PER_BYTE = 64
 """More than any log holds, whose steps and samples differ in every row."""
+
+
+def of(table: schema.Table, columns: Mapping[str, Sequence[Any]], constants: Mapping[str, Any]) -> pa.Table:
+    """Rows of one table; `constants` are columns that repeat in every row."""
+    arrow, rows = schema.arrow_schema(table), len(columns["step"])
+    arrays = [
+        pa.repeat(pa.scalar(constants[f.name], f.type), rows)
+        if f.name in constants
+        else pa.array(columns[f.name], f.type)
+        for f in arrow
+    ]
+    return pa.table(arrays, schema=arrow)
+
+
+def encode(rows: pa.Table) -> bytes:
+    """Rows as the bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: object) -> pa.Table:

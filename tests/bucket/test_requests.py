@@ -1,4 +1,4 @@
-"""How many requests it takes to look at a study on an object store: what a thousand trials cost is counted, not timed."""
+"""How many requests it takes to look at a study on an object store: what many trials cost is counted, not timed."""
 
 from __future__ import annotations
 
