@@ -105,20 +105,22 @@ def quickstart(overrides: Sequence[str], storage: str | None) -> None:
 @cli.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--watch", is_flag=True, help="Look again every two seconds until nobody runs it.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def status(directory: str, watch: bool, as_json: bool) -> None:
+@click.option("--all", "everything", is_flag=True, help="Show every batch size, every failure and every trial.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def status(directory: str, watch: bool, everything: bool, as_json: bool) -> None:
     """Say how far the study in DIR has come, from its directory alone."""
     from shutil import get_terminal_size
 
-    from scaleexp.status import rendered, status_of
+    from scaleexp.status import status_of
+    from scaleexp.status_text import rendered
     from scaleexp.storage import Store
 
     while True:
         document = status_of(Store(directory))
         if watch and not as_json:
             click.clear()
-        text = json.dumps(document) if as_json else rendered(document, width=min(get_terminal_size().columns, 100))
-        click.echo(text)
+        width = min(get_terminal_size().columns, 100)
+        click.echo(json.dumps(document) if as_json else rendered(document, width=width, everything=everything))
         if not (watch and document["driver"] and document["driver"]["running"]):
             return
         time.sleep(_WATCH_S)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 import logging
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import pyarrow.compute as pc
+
 from scaleexp import schema, segment
+from scaleexp.at_once import each
 from scaleexp.checkpoint import decode
-from scaleexp.commits import commit_files, last_commit
+from scaleexp.commits import commit_files, last_commits
 from scaleexp.engines.base import TrialState
 from scaleexp.errors import CorruptError, MissingError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole
@@ -22,8 +26,8 @@ from scaleexp.laws import first_confirmed
 from scaleexp.storage import Store
 from scaleexp.trial import Trial
 
-Values = dict[str, list[float]]
-"""Every evaluation so far, by metric."""
+Values = dict[str, "array[float]"]
+"""Every evaluation so far, by metric: eight bytes each, for there may be a million."""
 _log = logging.getLogger("scaleexp")
 
 
@@ -68,7 +72,7 @@ def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
 
     A trial that ended short of a target or of a limit that was moved since has not come to its end.
     """
-    commits = {trial.key: last_commit(store, trial.key) for trial in trials}
+    commits = last_commits(store, [trial.key for trial in trials])
 
     def rank(trial: Trial) -> int | None:
         commit = commits[trial.key]
@@ -76,15 +80,16 @@ def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
             return None if commit["status"] == "diverged" or not _moved(store, trial, commit, targets) else 0
         return 1 if commit and commit["status"] == "failed" else 0
 
-    ranks = [(rank(trial), trial) for trial in trials]
-    return [t for wanted in (0, 1) for r, t in ranks if r == wanted]
+    ranks = each(rank, trials)  # some read evaluations
+    return [t for wanted in (0, 1) for r, t in zip(ranks, trials, strict=True) if r == wanted]
 
 
 def steps_left(store: Store, trials: Sequence[Trial], targets: Sequence[schema.Target]) -> dict[str, int]:
     """Steps to its limit of every trial that has not come to its end, by key; one without a state begins anew."""
-    found = {}
-    for trial in unfinished(store, trials, targets):
-        commit = last_commit(store, trial.key)
+    found, waiting = {}, unfinished(store, trials, targets)
+    commits = last_commits(store, [trial.key for trial in waiting])
+    for trial in waiting:
+        commit = commits[trial.key]
         found[trial.key] = trial.limit_steps - (commit["step"] if commit and commit.get("checkpoint") else 0)
     return found
 
@@ -172,8 +177,9 @@ def _values(store: Store, key: str, commit: schema.Commit) -> Values:
     for bound in commit["segments"]:
         if bound["table"] == "evals":
             table = segment.rows(_verified(store, key, bound), bound, ["metric", "value"], bound["file"])
-            for metric, value in zip(table["metric"].to_pylist(), table["value"].to_pylist(), strict=True):
-                found.setdefault(metric, []).append(value)
+            for metric in pc.unique(table["metric"]).to_pylist():
+                values = table.filter(pc.equal(table["metric"], metric))["value"]
+                found.setdefault(metric, array("d")).frombytes(values.to_numpy().tobytes())
     return found
 
 

@@ -14,12 +14,11 @@ from typing import Any
 from scaleexp import schema
 from scaleexp.commits import last_commit as last_commit
 from scaleexp.engines.base import NoiseMeasurement, TrialState
+from scaleexp.merging import MOST_ROWS
 from scaleexp.segment import Columns, Row
 from scaleexp.storage import Store
 from scaleexp.trial_files import TrialFiles
 from scaleexp.writer import Job, Writer
-
-_ROWS_PER_SEGMENT = 100_000  # about 4 MB compressed: bounds a writer's memory and a segment's size
 
 
 class TrialLog:
@@ -130,7 +129,7 @@ class TrialLog:
         columns = self._columns[table]
         for name, value in row.items():
             columns[name].append(value)
-        if len(columns["step"]) >= _ROWS_PER_SEGMENT:
+        if len(columns["step"]) >= MOST_ROWS:
             full = self._taken(table)
             self._submit(lambda: self._files.add_rows(table, full))
 

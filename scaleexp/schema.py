@@ -173,6 +173,7 @@ class SegmentRef(TypedDict):
     table: Table
     sha256: str
     rows: int
+    level: NotRequired[int]  # how often its rows were merged with those of other segments; 0 where it is not said
 
 
 class CheckpointRef(TypedDict):

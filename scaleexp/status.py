@@ -5,17 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from io import StringIO
 from typing import Any, TypedDict
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from scaleexp import lease, schema, spending
-from scaleexp.commits import last_commit, newest_plan
+from scaleexp.commits import Commits, last_commits, newest_plan
 from scaleexp.errors import StorageError
-from scaleexp.plan_table import duration, limit_value
 from scaleexp.storage import Store
 
 STATUS_JSON_VERSION = 1
@@ -86,9 +80,7 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
     if found is None:
         raise StorageError(f"{store.root} holds no study: give the directory that `scaleexp run` writes to.")
     plan = found[1]
-    commits = {
-        k: last_commit(store, k) for k in (schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"])
-    }
+    commits = last_commits(store, [schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"]])
     rows = [_row(trial, commits) for trial in plan["trials"]]
     driver, since = _driver(store)
     return StatusDocument(
@@ -103,7 +95,7 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
     )
 
 
-def _row(trial: schema.PlannedTrial, commits: dict[str, schema.Commit | None]) -> TrialRow:
+def _row(trial: schema.PlannedTrial, commits: Commits) -> TrialRow:
     key = schema.trial_key(trial["trial_id"], trial["realisation"])
     commit = commits[key]
     goal = commit.get("goal") if commit else None
@@ -140,7 +132,7 @@ def _driver(store: Store) -> tuple[Driver | None, float]:
 
 def _eta_s(
     rows: Sequence[TrialRow],
-    commits: dict[str, schema.Commit | None],
+    commits: Commits,
     driver: Driver | None,
     since: float,
     now: float,
@@ -159,53 +151,3 @@ def _eta_s(
     done = float(sum(c["samples"] for c in commits.values() if c and c.get("fence") == driver["lease"]))
     left = sum(max(usual - row["samples"], 0.0) for row in rows if row["status"] not in schema.FINAL_STATUSES)
     return (now - since) * left / done if done > _KNOWN_SHARE * (done + left) else None
-
-
-def rendered(document: StatusDocument, *, width: int) -> str:
-    """As a person reads it."""
-    states = {row["key"]: _state(row) for row in document["rows"]}
-    shown = [s for s in ("ended", "running", "waiting", "stopped", "failed") if s in states.values()]
-    alive = document["driver"] is not None and document["driver"]["running"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("batch", "workers", "trials", *shown, "furthest step"):
-        table.add_column("interrupted" if name == "running" and not alive else name, justify="right", no_wrap=True)
-    for batch in sorted({row["batch_size"] for row in document["rows"]}):
-        own = [row for row in document["rows"] if row["batch_size"] == batch]
-        count = Counter(states[row["key"]] for row in own)
-        workers = "/".join(str(w) for w in sorted({row["workers"] for row in own}))
-        furthest = max(row["step"] for row in own)
-        table.add_row(str(batch), workers, str(len(own)), *(str(count[s] or "") for s in shown), str(furthest or ""))
-    console = Console(file=StringIO(), width=width, highlight=False)
-    console.print(table)
-    text = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
-    head = [document["study"] + ": " + document["question"], _told(document), *map(_told_limit, document["limits"])]
-    failed = next((row for row in document["rows"] if row["status"] == "failed"), None)
-    tail = [f"first failure (trial {failed['key']}): {failed['cause']}"] if failed else []
-    return "\n".join([*head, text, *tail])
-
-
-def _state(row: TrialRow) -> str:
-    """Its column."""
-    return "ended" if row["status"] in schema.FINAL_STATUSES else row["status"]
-
-
-def _told(document: StatusDocument) -> str:
-    """Who runs it, and for how long."""
-    driver, total = document["driver"], len(document["rows"])
-    ended = sum(document["trials"].get(s, 0) for s in schema.FINAL_STATUSES)
-    done = f"{ended}/{total} trials ended"
-    if driver is None:
-        return f"{done}; not started"
-    who = f"process {driver['pid']} on {driver['host']}"
-    if not driver["running"]:
-        return f"{done}; nobody runs it" + ("" if ended == total else f" (last was {who})")
-    eta = "" if document["eta_s"] is None else f", about {duration(document['eta_s'])} left"
-    return f"{done}; {'stopping' if driver['stopping'] else 'run'} by {who}{eta}"
-
-
-def _told_limit(row: LimitRow) -> str:
-    """How much of a limit is used."""
-    value, used = (limit_value(row["limit"], amount) for amount in (row["value"], row["used"]))
-    return (
-        f"{row['limit']}: {used} of {value} used {'by this run' if row['limit'] == 'limits.wall_s' else 'by all runs'}"
-    )

@@ -16,13 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from scaleexp import lease, schema, segment
+from scaleexp import lease, merging, schema, segment
 from scaleexp.checkpoint import encode as encode_state
-from scaleexp.commits import commit_files, last_commit
+from scaleexp.commits import commit_files
 from scaleexp.engines.base import TrialState
 from scaleexp.errors import CorruptError, MissingError, StorageError
 from scaleexp.facts import utc_now
-from scaleexp.integrity import check_bytes
+from scaleexp.integrity import check_bytes, newest_whole
 from scaleexp.segment import Columns, Row
 from scaleexp.storage import Store, json_bytes
 
@@ -81,8 +81,9 @@ class TrialFiles:
             f"{place}/{name}" for place in places for name in self._store.names(f"{self._directory}/{place}")
         }
         self._lying |= {name for name in there if name.endswith(".parquet")}
-        newest = last_commit(self._store, self.key)
-        self._number = max(commit_files(self._store, self.key), default=0)
+        files = commit_files(self._store, self.key)
+        newest: schema.Commit | None = newest_whole(lambda: files, self._store.read_json)[0]
+        self._number = max(files, default=0)
         if self._number > (self._last["number"] if self._last else 0):  # some are not gone on from
             self._aside = set(self._lying)
         attempts = [int(m.group(1)) for m in (_ATTEMPT.search(n.rpartition("/")[2]) for n in self._lying) if m]
@@ -92,13 +93,23 @@ class TrialFiles:
 
     def add_rows(self, table: schema.Table, columns: Columns) -> None:
         """Rows -> one immutable segment, which the next commit binds."""
-        rows = len(columns["step"])
-        if rows:
-            content = segment.encode(self._rows(table, columns))
-            self._written += 1
-            file = f"{schema.SEGMENTS_DIR}/{self._prefix}-{self._written:04d}-{table}.parquet"
-            self._put(file, content)
-            self._segments.append({"file": file, "table": table, "sha256": _sha256(content), "rows": rows})
+        if columns["step"]:
+            self._segments.append(self._put_segment(table, self._rows(table, columns)))
+
+    def _put_segment(self, table: schema.Table, rows: pa.Table) -> schema.SegmentRef:
+        content = segment.encode(rows)
+        self._written += 1
+        file = f"{schema.SEGMENTS_DIR}/{self._prefix}-{self._written:04d}-{table}.parquet"
+        self._put(file, content)
+        return {"file": file, "table": table, "sha256": _sha256(content), "rows": rows.num_rows}
+
+    def _merge(self, table: schema.Table) -> None:
+        """Small segments -> one, as often as there are enough; one that is not whole is left to who reads the log."""
+        with suppress(CorruptError):
+            while old := merging.due(self._segments, table):
+                new = self._put_segment(table, pa.concat_tables([self._read(ref) for ref in old]))
+                new["level"] = old[0].get("level", 0) + 1
+                self._segments = merging.replaced(self._segments, old, new)
 
     def commit(
         self,
@@ -115,6 +126,7 @@ class TrialFiles:
         for table, columns in added.items():
             if status not in schema.FINAL_STATUSES or not self._compacted(table, columns):
                 self.add_rows(table, columns)
+                self._merge(table)
         checkpoint = self._write_checkpoint(state) if state else None
         self._write_commit(step, samples, status, cause, checkpoint, elapsed_s)
 

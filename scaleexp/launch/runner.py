@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleexp import facts, lease, schema
-from scaleexp.commits import last_commit
+from scaleexp.commits import Commits, last_commit, last_commits
 from scaleexp.errors import CorruptError, NotEnoughDataError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment
 from scaleexp.launch.opening import Prepared, check_held, open_study
@@ -77,16 +77,17 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
         ran = _nothing_left(prepared, store, left, tell)
     else:
         ran = _on_ray(prepared, store, waiting, begin, tell)
+    commits = last_commits(store, [t.key for t in prepared.plan.trials])
     outcome = Outcome(
         root=store.root,
-        ended=statuses(store, prepared.plan.trials),
+        ended=dict(Counter(c["status"] if c else "waiting" for c in commits.values())),
         seconds=time.monotonic() - begin,
         asked=ran.asked,
         met=ran.met,
         used=ran.used,
     )
     if not outcome.asked:
-        _raise_failures(prepared, store, outcome, ran.failures)
+        _raise_failures(prepared, store, outcome, ran.failures, commits)
     if set(outcome.ended) == {"diverged"}:
         raise _all_diverged(prepared, store)
     return outcome
@@ -177,7 +178,9 @@ def _stand(store: Store, trials: Sequence[Trial], cause: str, fence: int) -> Non
             TrialLog(store, known, *choices, goes_on=last, fence=fence).stand("stopped", cause)
 
 
-def _raise_failures(prepared: Prepared, store: Store, outcome: Outcome, failures: Sequence[PackFailure]) -> None:
+def _raise_failures(
+    prepared: Prepared, store: Store, outcome: Outcome, failures: Sequence[PackFailure], commits: Commits
+) -> None:
     """Of storage first, then of trials; those that a limit kept from beginning or ending did not fail.
 
     Raises:
@@ -189,7 +192,7 @@ def _raise_failures(prepared: Prepared, store: Store, outcome: Outcome, failures
     unwritten = next((f for f in failures if f.storage), None)
     if unwritten:
         raise StorageError(unwritten.cause)
-    broken = _first_failure(store, prepared.plan.trials) or next(((f.trials[0], f.cause) for f in failures), None)
+    broken = _first_failure(commits) or next(((f.trials[0], f.cause) for f in failures), None)
     if broken and count:  # a process that died after its last commit lost nothing
         raise TrialsFailedError(
             f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {broken[1]!r} "
@@ -210,16 +213,9 @@ def _all_diverged(prepared: Prepared, store: Store) -> NotEnoughDataError:
     )
 
 
-def _first_failure(store: Store, trials: Sequence[Trial]) -> tuple[str, str] | None:
+def _first_failure(commits: Commits) -> tuple[str, str] | None:
     """Key and cause of a trial that failed."""
-    commits = ((t.key, last_commit(store, t.key)) for t in trials)
-    return next(((key, c["cause"]) for key, c in commits if c and c["status"] == "failed"), None)
-
-
-def statuses(store: Store, trials: Sequence[Trial]) -> dict[str, int]:
-    """Number of trials by the status of their last commit; `waiting` for those without one."""
-    commits = [last_commit(store, t.key) for t in trials]
-    return dict(Counter(c["status"] if c else "waiting" for c in commits))
+    return next(((key, c["cause"]) for key, c in commits.items() if c and c["status"] == "failed"), None)
 
 
 def _assignment(prepared: Prepared, store: Store, fence: int, clock: float, left: Left) -> Assignment:
