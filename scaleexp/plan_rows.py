@@ -65,7 +65,7 @@ class Calibration:
         kind: of worker: GPU or CPU core.
         repeats: of each timing.
         elsewhere: whether the study would run on another cluster than this machine.
-        states_bytes: of states that are there only while trials run.
+        passing_bytes: of states and rows that are there only while trials run.
         study_bytes: of what is written once for the study.
     """
 
@@ -74,7 +74,7 @@ class Calibration:
     kind: str = "CPU core"
     repeats: int = 0
     elsewhere: bool = False
-    states_bytes: float = 0.0
+    passing_bytes: float = 0.0
     study_bytes: float = 0.0
 
 
@@ -219,7 +219,7 @@ def plan_document(
         "not_timed_trials": sum(row["not_timed_trials"] for row in rows),
         "disk_bytes_at_most": disk,
         "disk_bytes_interval": disk_ends,
-        "peak_disk_bytes_at_most": disk_ends[1] + found.states_bytes if found and disk_ends else None,
+        "peak_disk_bytes_at_most": disk_ends[1] + found.passing_bytes if found and disk_ends else None,
         "usd_at_most": usd,
         "usd_interval": usd_ends,
         "machine": {"workers": found.workers, "kind": found.kind} if found else None,
