@@ -204,6 +204,9 @@ class Limits(Part):
     """GPU time of one run of the command [hours], all GPUs of the cluster counted."""
     usd: PositiveReal | None = None
     """Cost of one run of the command [US dollars], all workers of the cluster counted; needs a price."""
+    start_s: PositiveReal = 300.0
+    """Time that a group of real workers waits for free CPUs or GPUs [seconds]; then its trials fail, and the others go
+    on. It begins anew where a node was lost."""
 
 
 class Evaluation(Part):

@@ -10,13 +10,16 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleexp.errors import StorageError
+from scaleexp.errors import StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, run_packed
+from scaleexp.launch.cluster import set_environment
+from scaleexp.launch.failed import record_failure
 from scaleexp.launch.train import WORKER_DEATHS, run_worker_group
 from scaleexp.packing import packs, spread
 from scaleexp.redact import redact
@@ -53,7 +56,7 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
         resources: of the cluster.
 
     Returns:
-        What failed; divergence is a result, not a failure.
+        What failed, each recorded where its trials stand; divergence is a result, not a failure.
     """
     failures: list[PackFailure] = []
     by_processes = sorted(trials, key=lambda t: (t.engine != "packed", t.processes))
@@ -63,7 +66,12 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
         slots, own = resources.gpus or resources.cpus, list(phase)
         chosen = packs(own, slots=slots) if engine == "packed" else spread(own, slots // processes)
         threads = 1 if assignment.study.deterministic else threads_each(len(chosen), resources)
-        failures += _fit(assignment, chosen, real=engine == "ddp", use_gpu=resources.gpus > 0, threads=threads)
+        failed = _fit(assignment, chosen, real=engine == "ddp", use_gpu=resources.gpus > 0, threads=threads)
+        for failure in failed:
+            if not failure.storage:
+                with suppress(StorageError, FileExistsError):  # told all the same
+                    record_failure(assignment, failure.trials, failure.cause)
+        failures += failed
     return failures
 
 
@@ -94,12 +102,15 @@ def _fit(
     """One Tune phase: every pack is one Tune trial, started in the order given."""
     from ray import tune
 
+    from scaleexp.launch.deadline import StartDeadline, no_place
+
     output = _scratch(assignment.root)
     name = f"{'real' if real else 'packed'}-{uuid.uuid4().hex[:8]}"
 
     def run_pack(config: dict[str, Any]) -> dict[str, Any]:
         """Runs in a Ray worker. An error becomes a result: only the death of the process is retried."""
         pack = chosen[config["pack"]]
+        set_environment()
         logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             if real:
@@ -108,10 +119,12 @@ def _fit(
             else:
                 run_packed(assignment, pack, threads=threads, device="cuda" if use_gpu else "cpu")
         except Exception as error:  # noqa: BLE001  # whatever a user's workload raises; told, and exit code 3
-            return {"cause": redact(f"{type(error).__name__}: {error}"), "storage": isinstance(error, StorageError)}
+            named = str(error) if isinstance(error, TrialsFailedError) else f"{type(error).__name__}: {error}"
+            return {"cause": redact(named), "storage": isinstance(error, StorageError)}
         return {"cause": ""}
 
     bundle = _HEAD if real else {"CPU": float(threads), **({"GPU": 1.0} if use_gpu else {})}
+    deadline = StartDeadline(assignment.study.limits.start_s)
     tuner = tune.Tuner(
         tune.with_resources(run_pack, tune.PlacementGroupFactory([bundle])),
         param_space={"pack": tune.grid_search(list(range(len(chosen))))},
@@ -121,14 +134,20 @@ def _fit(
             storage_path=str(output),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            # Real workers wait in their group; what drives them takes no CPU, and starting it takes a while.
+            callbacks=[] if real else [deadline],
+            stop=None if real else deadline,
         ),
     )
-    failures = []
-    for result in tuner.fit():
-        cause = str(result.error) if result.error else str((result.metrics or {}).get("cause", ""))
+    failures, results = [], tuner.fit()
+    kind, start_s = "GPU" if use_gpu else "CPU", assignment.study.limits.start_s
+    unplaced = no_place("a pack of trials", bundle.get(kind, 0), kind, start_s) if deadline.passed else ""
+    for number, result in enumerate(results):
+        metrics = result.metrics or {}
+        cause = str(result.error) if result.error else str(metrics.get("cause", unplaced))
         if cause:
-            pack = chosen[(result.config or {})["pack"]]
-            storage = bool((result.metrics or {}).get("storage", False))
+            pack = chosen[(result.config or {}).get("pack", number)]  # one that never ran has none
+            storage = bool(metrics.get("storage", False))
             last_line = cause.strip().splitlines()[-1]
             failures.append(PackFailure(trials=tuple(t.key for t in pack), cause=last_line, storage=storage))
     return failures

@@ -116,13 +116,37 @@ class _Cluster:
         """Take a node away, after telling it or not."""
         self._cluster.remove_node(self._nodes.pop(pid), allow_graceful=told)
 
+    def hold(self, cpus: int) -> None:
+        """Take CPUs from everybody else."""
+        from ray.util.placement_group import placement_group
+
+        self._join()
+        self._group = placement_group([{"CPU": cpus}])
+        assert self._group.wait(30)
+
+    def let_go_for(self, workers: int) -> None:
+        """Give them back as soon as a group of so many workers waits for its place."""
+        from ray.util.placement_group import placement_group_table, remove_placement_group
+
+        def waits(group: dict[str, Any]) -> bool:
+            return group["state"] == "PENDING" and len(group["bundles"]) == workers
+
+        while not any(waits(group) for group in placement_group_table().values()):
+            time.sleep(0.1)
+        remove_placement_group(self._group)
+
+    def _join(self) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(self._cluster.address, log_to_driver=False, logging_level="ERROR")
+
     def held(self) -> dict[str, object]:
         """CPUs in use, and placement groups."""
         import ray
         from ray.util.placement_group import placement_group_table
 
-        if not ray.is_initialized():
-            ray.init(self._cluster.address, log_to_driver=False, logging_level="ERROR")
+        self._join()
         total, free = ray.cluster_resources(), ray.available_resources()
         groups = [g["state"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
         return {"CPUs": total.get("CPU", 0) - free.get("CPU", 0), "placement groups": groups}

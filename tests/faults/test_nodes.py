@@ -13,12 +13,14 @@ import torch
 
 import analysis.read
 from scaleexp.config import load_study
+from scaleexp.errors import TrialsFailedError
 from scaleexp.launch.runner import prepare
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
+from scaleexp.verify import verify
 from tests.faults import test_kills
 from tests.faults.clusters import nodes
-from tests.faults.test_kills_on_ray import REAL, parents
+from tests.faults.test_kills_on_ray import PACKS, REAL, parents
 
 SEED = 20261123
 SETS = [*REAL, "limits.samples=160000"]
@@ -84,3 +86,52 @@ def test_a_trial_outlives_the_nodes_of_its_workers(tmp_path, capsys):
     assert first == [step + 1 for step in resumed], "every attempt begins after the last commit of the one before"
     with capsys.disabled():
         print(f"\nseed {SEED}: a told loss after step {resumed[1]}, an untold one after step {resumed[2]}")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_real_workers_without_a_place_fail_by_their_deadline_and_the_others_go_on(tmp_path):
+    """Another driver holds every CPU until the group of one worker has failed and that of two waits."""
+    sets = [
+        *REAL,
+        "workers=[1, 2]",
+        "lr_rules=[sqrt]",
+        "limits={samples: 6400, start_s: 4}",
+        "evaluation.every_samples=640",
+    ]
+    one, two = (t.key for t in prepare(load_study("quickstart", sets)).plan.trials)
+    root = tmp_path / "study"
+    with nodes(2) as cluster:
+        cluster.ask("hold", 2)
+        with driver(cluster, root, sets) as run:
+            cluster.ask("let_go_for", 2)
+            printed, _ = run.communicate(timeout=120)
+        assert run.returncode == TrialsFailedError.exit_code, printed
+        failed = last_commit(Store(root), one)
+        assert (failed["status"], failed["step"]) == ("failed", 0)
+        assert failed["cause"] == (
+            "no place for 1 real worker in 4 s (limits.start_s): that takes 1 CPU at once, and 0 of 2 are free; let "
+            "others on the cluster end, join a larger one with RAY_ADDRESS, or raise limits.start_s"
+        )
+        assert f"1 of 2 trials failed; the first cause was {failed['cause']!r} (trial {one})" in printed
+        assert last_commit(Store(root), two)["status"] == "limit"
+        assert verify(Store(root)) == []
+        assert cluster.left_behind() == {}
+        with driver(cluster, root, sets) as run:
+            printed, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, printed
+    assert {last_commit(Store(root), key)["status"] for key in (one, two)} == {"limit"}
+    assert verify(Store(root)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_packs_without_a_place_fail_by_their_deadline(tmp_path):
+    sets = [*PACKS, "limits={samples: 6400, start_s: 4}"]
+    with nodes(1) as cluster:
+        cluster.ask("hold", 1)
+        with driver(cluster, tmp_path / "study", sets) as run:
+            printed, _ = run.communicate(timeout=120)
+        assert run.returncode == TrialsFailedError.exit_code, printed
+        assert "5 of 5 trials failed; the first cause was 'no place for a pack of trials in 4 s" in printed
+        assert "that takes 1 CPU at once, and 0 of 1 are free; let others on the cluster end" in printed
