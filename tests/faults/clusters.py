@@ -89,7 +89,7 @@ class _Cluster:
     def __init__(self, cpus: list[int]) -> None:
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": cpus[0], "include_dashboard": False, "_system_config": _SYSTEM}
+        head = {"num_cpus": cpus[0], "include_dashboard": True, "_system_config": _SYSTEM}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = {}
         for number in cpus[1:]:
