@@ -27,6 +27,7 @@ from scaleexp.trial import Plan
 
 if TYPE_CHECKING:
     from scaleexp.launch.cluster import Resources
+    from scaleexp.launch.tune import PackFailure
     from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
 
@@ -184,9 +185,16 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
     if broken and count:  # a process that died after its last commit lost nothing
         raise TrialsFailedError(
             f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {broken[1]!r} "
-            f"(trial {broken[0]}). The others are kept in {store.root}; run the same command to try again."
+            f"(trial {broken[0]}).{_printed(failures, broken[0])} "
+            f"The others are kept in {store.root}; run the same command to try again."
         )
     return outcome
+
+
+def _printed(failures: Sequence[PackFailure], key: str) -> str:
+    """Where to read what the processes of a trial that failed have printed."""
+    log = next((f.log for f in failures if key in f.trials), None)
+    return f" What its processes printed is in {log}." if log else ""
 
 
 def _first_failure(store: Store, trials: Sequence[Trial]) -> tuple[str, str] | None:

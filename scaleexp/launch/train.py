@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import TrialsFailedError
+from scaleexp.launch.logs import captured
 
 if TYPE_CHECKING:
     from scaleexp.execute import Assignment
@@ -23,15 +24,18 @@ _TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # of the wait for a place; 
 
 def _work(config: dict[str, Any]) -> None:
     """What each worker process runs: every trial of the pack, on the process group that Ray Train has set up."""
+    from ray.train import get_context
     from ray.train.torch import get_device
 
     from scaleexp.execute import run_real
 
-    run_real(config["assignment"], config["trials"], device=get_device())
+    rank, trials = get_context().get_world_rank(), config["trials"]
+    with captured(config["logs"] / f"rank-{rank}.log", f"rank {rank} of trials {', '.join(t.key for t in trials)}"):
+        run_real(config["assignment"], trials, device=get_device())
 
 
 def run_worker_group(
-    assignment: Assignment, trials: Sequence[Trial], *, use_gpu: bool, name: str, output: Path
+    assignment: Assignment, trials: Sequence[Trial], *, use_gpu: bool, name: str, output: str, logs: Path
 ) -> None:
     """Launch as many worker processes as these trials ask for and run all of them; returns when they are done.
 
@@ -43,6 +47,7 @@ def run_worker_group(
         use_gpu: one GPU per worker and NCCL, else one CPU per worker and gloo.
         name: of the group; unique, because Ray Train resumes a name that it has seen.
         output: directory for Ray Train's own files.
+        logs: directory for what the workers print.
 
     A trial that raises is committed as failed, and the others go on.
 
@@ -60,12 +65,12 @@ def run_worker_group(
     for start in range(1, STARTS + 1):
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"assignment": assignment, "trials": list(trials)},
+            train_loop_config={"assignment": assignment, "trials": list(trials), "logs": logs},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=trials[0].processes, use_gpu=use_gpu),
             run_config=RunConfig(
                 name=f"{name}-{start}",
-                storage_path=str(output),
+                storage_path=output,
                 # A worker's death starts the group again, from the last commits; so does each trial that raises. By
                 # default Ray Train waits for a place for ever, and its count of waits never begins anew: none is left
                 # to it.

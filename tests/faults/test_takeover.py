@@ -25,6 +25,7 @@ from tests.faults.test_kills_on_ray import REAL, parents
 from tests.faults.test_nodes import driver, wait_for_commits
 
 SEED = 20261124
+REFUSAL = "another driver (lease 2) has taken over"
 SETS = [*REAL, "processes=1", "limits.samples=640000"]
 
 
@@ -73,6 +74,8 @@ def test_a_study_that_was_taken_over_refuses_the_worker_of_its_first_driver(tmp_
             wait_until(second, lambda: commits(root, trial.key)[-1][0] == 2, "the second took over")
             os.kill(zombie, signal.SIGCONT)
             wait_until(second, lambda: written_by(root, trial.key, 1) - before, "the zombie tried to commit")
+            printed = root / "logs" / "0001" / "real-1-0" / "rank-0.log"
+            wait_until(second, lambda: printed.exists() and REFUSAL in printed.read_text(), "the zombie was refused")
             late = last_commit(Store(root), trial.key)
             os.kill(node, signal.SIGCONT)
             printed, _ = second.communicate(timeout=120)
