@@ -14,6 +14,7 @@ OF_ONE_RUN = frozenset(
         "limits.wall_s",
         "limits.gpu_hours",
         "limits.usd",
+        "limits.start_s",
         "price_usd_per_worker_hour",
         "hardware",
         "checkpoint.every_s",

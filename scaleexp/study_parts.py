@@ -204,6 +204,9 @@ class Limits(Part):
     """GPUs of the cluster x time that the study held them [hours], over all runs of the command; raised, it goes on."""
     usd: PositiveReal | None = None
     """GPUs (or CPU cores where there is none) x time held x price [US dollars], over all runs; needs a price."""
+    start_s: PositiveReal = 300.0
+    """Time that a group of real workers waits for free CPUs or GPUs [seconds]; then its trials fail, and the others go
+    on. It begins anew where a node was lost."""
 
 
 class Evaluation(Part):

@@ -78,8 +78,9 @@ def _trial(store: Store, key: str) -> Iterator[Finding]:
     """What is wrong with a trial: its facts, its commits from the newest on, what they bind, and what none binds."""
     directory = f"{schema.TRIALS_DIR}/{key}"
     anew = f"{RESTORE}; without one, rename it, and the next run writes it anew"
-    yield from _object(store, f"{directory}/{schema.TRIAL_FILE}", schema.TrialFacts, anew)
     numbers = numbered(store.names(f"{directory}/{schema.COMMITS_DIR}"))
+    if _there(store, f"{directory}/{schema.TRIAL_FILE}") or _began(store, directory, list(numbers.values())):
+        yield from _object(store, f"{directory}/{schema.TRIAL_FILE}", schema.TrialFacts, anew)
     seen: set[tuple[str, str]] = set()
     counts = True  # the newest commit that can be read; what earlier ones bind may have been merged or removed since
     for number in sorted(numbers, reverse=True):
@@ -101,6 +102,15 @@ def _trial(store: Store, key: str) -> Iterator[Finding]:
         for name in store.names(place):
             if f"{place}/{name}" not in files and name.endswith((".parquet", ".pt")):
                 yield _unneeded(f"{place}/{name}", "no commit that is whole binds it, so nothing reads it")
+
+
+def _began(store: Store, directory: str, commits: list[str]) -> bool:
+    """Whether a trial has to have facts: one that could not even start has commits of nothing."""
+    try:
+        found = [_read_object(store, f"{directory}/{schema.COMMITS_DIR}/{name}", schema.Commit) for name in commits]
+    except StorageError:
+        return True
+    return not found or any(commit["realisation"] for commit in found)
 
 
 def _object(store: Store, file: str, shape: type[Any] | None, remedy: str) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from scaleexp.errors import InfeasibleError
 if TYPE_CHECKING:
     from scaleexp.trial import Trial
 
-_QUIET = {
+_SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the log is ours
@@ -23,6 +23,7 @@ _QUIET = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # a print in a worker is a print, not a record of Train's logger
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -40,6 +41,15 @@ class Resources:
     cpus: int
     gpus: int
     node_cpus: int = 1
+
+
+def set_environment() -> None:
+    """Set what Ray reads from the environment; a process that another host starts does not inherit it from the driver.
+
+    What the user has set stays.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 def check_feasible(trials: Sequence[Trial], resources: Resources) -> None:
@@ -69,8 +79,7 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
     Raises:
         InfeasibleError: no cluster can be reached, or the trials can never be placed on it.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     import ray
 
     try:

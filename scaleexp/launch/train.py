@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from scaleexp.errors import TrialsFailedError
+from scaleexp.launch.logs import captured
 
 if TYPE_CHECKING:
     from scaleexp.execute import Assignment
@@ -13,21 +17,25 @@ if TYPE_CHECKING:
 
 WORKER_DEATHS = 2
 """A pack of which a process dies starts again this often."""
-STARTS = 2
-"""A group that could not be placed is tried again this often, each time for half a minute."""
+STARTS = 3
+"""A group whose workers die before they train is started this often."""
+_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # of the wait for a place; Ray Train knows no other way to set it
 
 
 def _work(config: dict[str, Any]) -> None:
     """What each worker process runs: every trial of the pack, on the process group that Ray Train has set up."""
+    from ray.train import get_context
     from ray.train.torch import get_device
 
     from scaleexp.execute import run_real
 
-    run_real(config["assignment"], config["trials"], device=get_device())
+    rank, trials = get_context().get_world_rank(), config["trials"]
+    with captured(config["logs"] / f"rank-{rank}.log", f"rank {rank} of trials {', '.join(t.key for t in trials)}"):
+        run_real(config["assignment"], trials, device=get_device())
 
 
 def run_worker_group(
-    assignment: Assignment, trials: Sequence[Trial], *, use_gpu: bool, name: str, output: Path
+    assignment: Assignment, trials: Sequence[Trial], *, use_gpu: bool, name: str, output: str, logs: Path
 ) -> None:
     """Launch as many worker processes as these trials ask for and run all of them; returns when they are done.
 
@@ -37,27 +45,46 @@ def run_worker_group(
         assignment: the study and its storage.
         trials: real-worker trials of one worker count.
         use_gpu: one GPU per worker and NCCL, else one CPU per worker and gloo.
-        name: of the run; unique, because Ray Train resumes a name that it has seen.
+        name: of the group; unique, because Ray Train resumes a name that it has seen.
         output: directory for Ray Train's own files.
+        logs: directory for what the workers print.
 
     A trial that raises is committed as failed, and the others go on.
 
     Raises:
-        ray.train.TrainingFailedError: workers died again and again, or could not be placed.
+        TrialsFailedError: there was no place for the workers in time.
+        ray.train.TrainingFailedError: workers died again and again.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"assignment": assignment, "trials": list(trials)},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=trials[0].processes, use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(output),
-            # The death of a worker starts the group again, from the last commits; so does each trial that raises.
-            failure_config=FailureConfig(max_failures=len(trials) + WORKER_DEATHS, controller_failure_limit=STARTS),
-        ),
-    )
-    trainer.fit()
+    from scaleexp.launch.deadline import counted, no_place
+
+    start_s = assignment.study.limits.start_s
+    os.environ[_TIMEOUT] = str(start_s)
+    for start in range(1, STARTS + 1):
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"assignment": assignment, "trials": list(trials), "logs": logs},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=trials[0].processes, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=f"{name}-{start}",
+                storage_path=output,
+                # A worker's death starts the group again, from the last commits; so does each trial that raises. By
+                # default Ray Train waits for a place for ever, and its count of waits never begins anew: none is left
+                # to it.
+                failure_config=FailureConfig(max_failures=len(trials) + WORKER_DEATHS, controller_failure_limit=0),
+            ),
+        )
+        try:
+            trainer.fit()
+            return
+        except ControllerError as error:
+            failure = type(error.controller_failure).__name__
+            if failure == "WorkerGroupStartupTimeoutError":
+                workers, kind = trials[0].processes, "GPU" if use_gpu else "CPU"
+                said = no_place(counted(workers, "real worker"), workers, kind, start_s)
+                raise TrialsFailedError(said) from error
+            if failure != "WorkerGroupStartupFailedError" or start == STARTS:
+                raise

@@ -9,17 +9,23 @@ from __future__ import annotations
 import logging
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleexp.errors import StorageError
+from scaleexp.commits import last_commit
+from scaleexp.errors import StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, run_packed
+from scaleexp.launch.cluster import set_environment
+from scaleexp.launch.logs import captured, ray_messages, run_directory
 from scaleexp.launch.train import WORKER_DEATHS, run_worker_group
 from scaleexp.packing import packs, spread
 from scaleexp.redact import redact
+from scaleexp.restating import record_failure
+from scaleexp.storage import Store
 
 if TYPE_CHECKING:
     from scaleexp.launch.cluster import Resources
@@ -37,11 +43,13 @@ class PackFailure:
         trials: keys of its trials; those that had finished are still good.
         cause: one line.
         storage: whether it was the study's storage that failed.
+        log: file or directory with what its processes printed; None where nothing of it is seen from here.
     """
 
     trials: tuple[str, ...]
     cause: str
     storage: bool = False
+    log: Path | None = None
 
 
 def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resources) -> list[PackFailure]:
@@ -53,17 +61,24 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
         resources: of the cluster.
 
     Returns:
-        What failed; divergence is a result, not a failure.
+        What failed, each recorded where its trials stand; divergence is a result, not a failure.
     """
     failures: list[PackFailure] = []
     by_processes = sorted(trials, key=lambda t: (t.engine != "packed", t.processes))
-    for (engine, processes), phase in groupby(by_processes, key=lambda t: (t.engine, t.processes)):
-        if assignment.stop():
-            break
-        slots, own = resources.gpus or resources.cpus, list(phase)
-        chosen = packs(own, slots=slots) if engine == "packed" else spread(own, slots // processes)
-        threads = 1 if assignment.study.deterministic else threads_each(len(chosen), resources)
-        failures += _fit(assignment, chosen, real=engine == "ddp", use_gpu=resources.gpus > 0, threads=threads)
+    logs = run_directory(assignment.root, assignment.fence)
+    with ray_messages(logs / "ray.log"), tempfile.TemporaryDirectory(prefix="scaleexp-ray-") as output:
+        for (engine, processes), phase in groupby(by_processes, key=lambda t: (t.engine, t.processes)):
+            if assignment.stop():
+                break
+            slots, own = resources.gpus or resources.cpus, list(phase)
+            chosen = packs(own, slots=slots) if engine == "packed" else spread(own, slots // processes)
+            threads = 1 if assignment.study.deterministic else threads_each(len(chosen), resources)
+            use_gpu = resources.gpus > 0
+            failures += _fit(assignment, chosen, use_gpu=use_gpu, threads=threads, output=output, logs=logs)
+    for failure in failures:
+        if not failure.storage:
+            with suppress(StorageError, FileExistsError):  # told all the same
+                record_failure(Store(assignment.root), failure.trials, failure.cause, fence=assignment.fence)
     return failures
 
 
@@ -79,56 +94,88 @@ def threads_each(packs: int, resources: Resources) -> int:
     return max(1, min(resources.cpus // at_once, resources.node_cpus))
 
 
-def _scratch(root: str) -> Path:
-    """Directory for Ray's own files: beside the study's, or a temporary one where the study is on an object store."""
-    if "://" in root:
-        return Path(tempfile.mkdtemp(prefix="scaleexp-logs-"))
-    output = Path(root) / "logs"
-    output.mkdir(parents=True, exist_ok=True)
-    return output
+def _log_of(logs: Path, pack: Sequence[Trial], number: int) -> Path:
+    """File of a pack, or directory with one for each process of a group of real workers."""
+    return logs / (f"real-{pack[0].processes}-{number}" if pack[0].engine == "ddp" else f"packed-{number}.log")
 
 
 def _fit(
-    assignment: Assignment, chosen: Sequence[tuple[Trial, ...]], *, real: bool, use_gpu: bool, threads: int
+    assignment: Assignment,
+    chosen: Sequence[tuple[Trial, ...]],
+    *,
+    use_gpu: bool,
+    threads: int,
+    output: str,
+    logs: Path,
 ) -> list[PackFailure]:
-    """One Tune phase: every pack is one Tune trial, started in the order given."""
+    """One Tune phase: every pack is one Tune trial, started in the order given.
+
+    Ray's own files go to `output`, which nobody reads: they are pickles of all that a study says.
+    """
     from ray import tune
 
-    output = _scratch(assignment.root)
+    from scaleexp.launch.deadline import StartDeadline, no_place
+
+    real = chosen[0][0].engine == "ddp"
     name = f"{'real' if real else 'packed'}-{uuid.uuid4().hex[:8]}"
 
     def run_pack(config: dict[str, Any]) -> dict[str, Any]:
         """Runs in a Ray worker. An error becomes a result: only the death of the process is retried."""
-        pack = chosen[config["pack"]]
+        number, pack = config["pack"], chosen[config["pack"]]
+        log = _log_of(logs, pack, number)
+        set_environment()
         logging.getLogger("ray").setLevel(logging.ERROR)
         try:
-            if real:
-                group = f"{name}-{config['pack']}-{uuid.uuid4().hex[:8]}"
-                run_worker_group(assignment, pack, use_gpu=use_gpu, name=group, output=output)
-            else:
-                run_packed(assignment, pack, threads=threads, device="cuda" if use_gpu else "cpu")
+            with captured(log / "group.log" if real else log, f"trials {', '.join(t.key for t in pack)}"):
+                if real:
+                    group = f"{name}-{number}-{uuid.uuid4().hex[:8]}"
+                    run_worker_group(assignment, pack, use_gpu=use_gpu, name=group, output=output, logs=log)
+                else:
+                    run_packed(assignment, pack, threads=threads, device="cuda" if use_gpu else "cpu")
         except Exception as error:  # noqa: BLE001  # whatever a user's workload raises; told, and exit code 3
-            return {"cause": redact(f"{type(error).__name__}: {error}"), "storage": isinstance(error, StorageError)}
+            named = str(error) if isinstance(error, TrialsFailedError) else f"{type(error).__name__}: {error}"
+            return {"cause": redact(named), "storage": isinstance(error, StorageError)}
         return {"cause": ""}
 
     bundle = _HEAD if real else {"CPU": float(threads), **({"GPU": 1.0} if use_gpu else {})}
+    deadline = StartDeadline(assignment.study.limits.start_s)
     tuner = tune.Tuner(
         tune.with_resources(run_pack, tune.PlacementGroupFactory([bundle])),
         param_space={"pack": tune.grid_search(list(range(len(chosen))))},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=str(output),
+            storage_path=output,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            # Real workers wait in their group; what drives them takes no CPU, and starting it takes a while.
+            callbacks=[] if real else [deadline],
+            stop=None if real else deadline,
         ),
     )
-    failures = []
-    for result in tuner.fit():
-        cause = str(result.error) if result.error else str((result.metrics or {}).get("cause", ""))
-        if cause:
-            pack = chosen[(result.config or {})["pack"]]
-            storage = bool((result.metrics or {}).get("storage", False))
-            last_line = cause.strip().splitlines()[-1]
-            failures.append(PackFailure(trials=tuple(t.key for t in pack), cause=last_line, storage=storage))
-    return failures
+    results = tuner.fit()
+    kind, start_s = "GPU" if use_gpu else "CPU", assignment.study.limits.start_s
+    unplaced = no_place("a pack of trials", bundle.get(kind, 0), kind, start_s) if deadline.passed else ""
+    ended: dict[int, tuple[str, bool]] = {}
+    for number, result in enumerate(results):
+        metrics = result.metrics or {}
+        cause = str(result.error) if result.error else str(metrics.get("cause", unplaced))
+        pack = (result.config or {}).get("pack", number)  # one that never ran has none
+        ended[pack] = cause, bool(metrics.get("storage"))
+    return [f for n, own in enumerate(chosen) for f in _failures(assignment, own, *ended[n], _log_of(logs, own, n))]
+
+
+def _failures(
+    assignment: Assignment, pack: Sequence[Trial], cause: str, storage: bool, log: Path
+) -> Iterator[PackFailure]:
+    """What failed of a pack: all of it for a cause, or the trials of a group of real workers that raised in it."""
+    seen = log if log.exists() else None
+    if cause:
+        last_line = cause.strip().splitlines()[-1]
+        yield PackFailure(trials=tuple(t.key for t in pack), cause=last_line, storage=storage, log=seen)
+        return
+    store = Store(assignment.root)
+    for trial in pack:
+        commit = last_commit(store, trial.key) if trial.engine == "ddp" else None
+        if commit and commit["status"] == "failed" and commit.get("fence") == assignment.fence:
+            yield PackFailure(trials=(trial.key,), cause=commit["cause"], log=seen)
