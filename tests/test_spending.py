@@ -28,7 +28,8 @@ from scaleexp.launch.runner import prepare, run_study
 from scaleexp.loop import Signal
 from scaleexp.runlog import last_commit
 from scaleexp.spending import LEAST_S, Holding, Left, Used, check_countable, left, used
-from scaleexp.status import rendered, status_of
+from scaleexp.status import status_of
+from scaleexp.status_text import rendered
 from scaleexp.storage import Store
 
 STEPS = 40
