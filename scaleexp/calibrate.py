@@ -17,7 +17,7 @@ from scaleexp.execute import Assignment, noise_cadence, packed_engine, trial_fac
 from scaleexp.facts import usable_cores
 from scaleexp.log_bytes import LogBytes, evaluations, measured, times_written
 from scaleexp.packing import packs
-from scaleexp.plan_rows import Calibration, Estimate, Range
+from scaleexp.plan_rows import NOT_SEEN, Calibration, Estimate, Range
 
 if TYPE_CHECKING:
     from scaleexp.config import Study
@@ -189,7 +189,8 @@ def _pack_s(study: Study, pack: Sequence[Trial], found: _Measured, left: Mapping
     looks = max(_evaluations(study, trial, left) for trial in pack)
     share = len(pack) / found.size
     ends = (share * (steps * s + looks * e) + found.prepare_s for s, e in zip(found.step_s, found.eval_s, strict=True))
-    return Range(*ends)
+    least, usual, most = ends
+    return Range(least * (1 - NOT_SEEN), usual, most * (1 + NOT_SEEN))
 
 
 def _evaluations(study: Study, trial: Trial, left: Mapping[str, int]) -> int:

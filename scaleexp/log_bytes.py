@@ -32,7 +32,7 @@ class LogBytes:
         row: of each of its rows, by table.
         state: of one checkpoint.
         metrics: of an evaluation, each of which is a row.
-        row_s: to add a step's row and write it [seconds].
+        row_s: to add a step's row [seconds].
     """
 
     begin: float
@@ -140,9 +140,10 @@ def measured(
         aim = schema.Goal(targets=goal, limit_samples=facts["limit_samples"])
         log = TrialLog(store, facts, realisation, timings, aim, fence=1)
         log.commit(step=0, samples=0, status="running")
-        begin, step = time.perf_counter(), 0
+        step, row_s = 0, math.inf
         for part in (4, 1):
-            for n in range(max(1, whole // part)):
+            begin, added = time.perf_counter(), max(1, whole // part)
+            for n in range(added):
                 step += 1
                 log.step(
                     step=step,
@@ -156,12 +157,12 @@ def measured(
                     sync_s=lasts(0.001) if realisation.get("processes", 1) != 1 else 0.0,
                     data_s=lasts(0.001),
                 )
+            row_s = min(row_s, (time.perf_counter() - begin) / added)
             for n in range(max(1, evaluated // part)):
                 values = {name: like(2.0) for name in metrics}
                 at = step - evaluated + n
                 log.evaluation(step=at, samples=at * facts["batch_size"], values=values, eval_s=lasts(0.01))
             log.commit(step=step, samples=step * facts["batch_size"], status="running", state=state)
-        row_s = (time.perf_counter() - begin) / step
         return replace(_sizes(store, log.key), metrics=tuple(metrics), row_s=row_s)
 
 
