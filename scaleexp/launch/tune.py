@@ -22,6 +22,7 @@ from scaleexp.execute import Assignment, run_packed
 from scaleexp.launch.cluster import set_environment
 from scaleexp.launch.logs import captured, ray_messages, run_directory
 from scaleexp.launch.train import WORKER_DEATHS, run_worker_group
+from scaleexp.memory import told
 from scaleexp.packing import packs, spread
 from scaleexp.redact import redact
 from scaleexp.restating import record_failure
@@ -171,7 +172,7 @@ def _failures(
     """What failed of a pack: all of it for a cause, or the trials of a group of real workers that raised in it."""
     seen = log if log.exists() else None
     if cause:
-        last_line = cause.strip().splitlines()[-1]
+        last_line = told(cause).strip().splitlines()[-1]
         yield PackFailure(trials=tuple(t.key for t in pack), cause=last_line, storage=storage, log=seen)
         return
     store = Store(assignment.root)
