@@ -11,8 +11,13 @@ import pytest
 MEASUREMENTS = Path(__file__).parents[2] / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes (-n), one of them runs every test that starts a Ray, one after the other."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes an hour unless it is asked for with `-m long`.
+
+    With several test processes (-n), one of them runs every test that starts a Ray, one after the other.
+    """
+    if "long" not in config.getoption("-m"):
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))

@@ -38,6 +38,8 @@ _RECORDED_S = 0.02
 """A longer pass is not recorded before it is timed: the calls that a recording saves are a small part of it."""
 _ENOUGH = 64
 """Samples that show whether bits depend on the place in a pack."""
+WORTH = 0.01
+"""Share of the work ahead that may be spent on one timing that decides about it."""
 _LONG_S, _VERY_LONG_S = 0.25, 1.0
 """Seconds of all runs, or of one, after which two, or one, are enough."""
 
@@ -153,11 +155,14 @@ def _pass_s(kernel: Kernel, stack: Stack, samples: int, steps_ahead: int, hopele
     def run() -> None:
         kernel(held, held.joined(batch) if kernel.copies else batch, first, {})
 
-    seconds = briefly(run, hopeless)
+    def worth_s(best: float) -> float:
+        return WORTH * steps_ahead * best
+
+    seconds = briefly(run, hopeless, worth_s=worth_s)
     if kernel.copies and steps_ahead >= PAYS_AFTER and seconds < _RECORDED_S:
         kernel.record()
         run()
-        seconds = min(seconds, briefly(run))
+        seconds = min(seconds, briefly(run, worth_s=worth_s))
     return times * seconds
 
 
@@ -210,17 +215,32 @@ def median_of(run: Callable[[], object], *, repeats: int) -> float:
     return statistics.median(best_of(run, repeats=1, warm=True) for _ in range(repeats))
 
 
-def briefly(run: Callable[[], object], hopeless: float = math.inf) -> float:
+def briefly(
+    run: Callable[[], object],
+    hopeless: float = math.inf,
+    *,
+    worth_s: Callable[[float], float] = lambda best: math.inf,
+    least: int = 2,
+) -> float:
     """Least wall time of a run [seconds], once runs no longer get faster: the first few of a kind warm up.
 
     It ends after two runs where they are long, and where one takes `hopeless` seconds. How often it runs depends on the
     clock: not for what several processes must do alike.
+
+    Args:
+        run: what is timed.
+        hopeless: [seconds].
+        worth_s: least time so far -> what knowing it better is worth [seconds]: after `least` runs no more is spent.
+        least: number of runs.
     """
     times: list[float] = []
     while True:
         times.append(best_of(run, repeats=1, warm=True))
         best = min(times[:-1], default=math.inf)
-        if times[-1] > min(_VERY_LONG_S, hopeless) or (len(times) > 1 and sum(times) > _LONG_S):
+        spent = sum(times)
+        if times[-1] > min(_VERY_LONG_S, hopeless) or (len(times) > 1 and spent > _LONG_S):
+            return min(times)
+        if len(times) >= least and spent > worth_s(min(times)):
             return min(times)
         if len(times) > 2 and times[-1] > _NO_FASTER * best:
             return min(times)

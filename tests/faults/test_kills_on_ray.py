@@ -125,32 +125,48 @@ def disturbed(root, sets, keys, plan, name, draw):
     return landed
 
 
-def compare(tmp_path, sets, plan, name, *, at_least, capsys):
+def compare(tmp_path, sets, plan, name, *, at_least, capsys, seed=SEED):
     """A disturbed study against an undisturbed one."""
     keys = [t.key for t in prepare(load_study("quickstart", sets)).plan.trials]
     with running(tmp_path / "undisturbed", sets) as run:
         told, _ = run.communicate(timeout=300)
     assert run.returncode == 0, told
-    landed = disturbed(tmp_path / "disturbed", sets, keys, plan, name, random.Random(SEED))
+    landed = disturbed(tmp_path / "disturbed", sets, keys, plan, name, random.Random(seed))
     tables, states = test_kills.held(tmp_path / "undisturbed")
     found, ended = test_kills.held(tmp_path / "disturbed")
     assert {last_commit(Store(tmp_path / "disturbed"), key)["status"] for key in keys} <= schema.FINAL_STATUSES
     assert found == tables
     assert all(torch.equal(ended[key][name], states[key][name]) for key in keys for name in states[key])
     with capsys.disabled():
-        print(f"\nseed {SEED}: {landed} kills between a trial's first and last commit")
+        print(f"\nseed {seed}: {landed} kills between a trial's first and last commit")
     assert landed >= at_least
+
+
+KILLS_OF_PACKS = [("worker", "worker", "driver"), ("worker", "worker", "driver"), ("worker", "worker")]
+KILLS_OF_REAL_WORKERS = [("worker", "driver"), ("worker", "worker")]
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_packs_survive_the_death_of_their_processes_and_of_the_driver(tmp_path, capsys):
-    plan = [("worker", "worker", "driver"), ("worker", "worker", "driver"), ("worker", "worker")]
-    compare(tmp_path, PACKS, plan, b"ray::ImplicitFunc", at_least=7, capsys=capsys)
+    compare(tmp_path, PACKS, KILLS_OF_PACKS, b"ray::ImplicitFunc", at_least=7, capsys=capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_real_workers_survive_the_death_of_one_and_of_the_driver(tmp_path, capsys):
-    plan = [("worker", "driver"), ("worker", "worker")]
-    compare(tmp_path, REAL, plan, b"TrainWorker", at_least=4, capsys=capsys)
+    compare(tmp_path, REAL, KILLS_OF_REAL_WORKERS, b"TrainWorker", at_least=4, capsys=capsys)
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.parametrize("seed", range(10))
+def test_packs_survive_eighty_more(tmp_path, capsys, seed):
+    compare(tmp_path, PACKS, KILLS_OF_PACKS, b"ray::ImplicitFunc", at_least=7, capsys=capsys, seed=seed)
+
+
+@pytest.mark.long
+@pytest.mark.ray
+@pytest.mark.parametrize("seed", range(5))
+def test_real_workers_survive_twenty_more(tmp_path, capsys, seed):
+    compare(tmp_path, REAL, KILLS_OF_REAL_WORKERS, b"TrainWorker", at_least=4, capsys=capsys, seed=seed)
