@@ -11,6 +11,7 @@ import pytest
 MEASUREMENTS = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes an hour unless it is asked for with `-m long`.
 
