@@ -6,8 +6,9 @@ that is whole is used, and `problems` says so.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scaleexp import schema, segment
-from scaleexp.errors import CorruptError, StorageError
+from scaleexp.at_once import each
+from scaleexp.errors import CorruptError, MissingError, StorageError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole, numbered, opened
 from scaleexp.schema import Commit, PlanFile, SegmentRef, TrialFacts
 from scaleexp.storage import Store
+
+Names = Callable[[str], list[str]]
+"""Lists a directory of the study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,21 +73,26 @@ def load(path: str | Path) -> StudyLog:
     """
     store = Store(path)
     plan, problems = _plan(store)
+    keys = [schema.trial_key(planned["trial_id"], planned["realisation"]) for planned in plan["trials"]]
     begun = set(store.names(schema.TRIALS_DIR))
+    names = store.listing(schema.TRIALS_DIR, count=len(begun))
+
+    def read(key: str) -> tuple[TrialLog | None, list[str]] | CorruptError:
+        try:
+            return _trial(store, key, names) if key in begun else (None, [])
+        except CorruptError as error:
+            return error
+
     trials: list[TrialLog] = []
     waiting = 0
-    for planned in plan["trials"]:
-        key = schema.trial_key(planned["trial_id"], planned["realisation"])
-        try:
-            trial, instead = _trial(store, key) if key in begun else (None, [])
-        except CorruptError as error:
-            problems.append(f"trial {key} is left out: {error}")
-            continue
-        if trial is None:
+    for key, found in zip(keys, each(read, keys), strict=True):
+        if isinstance(found, CorruptError):
+            problems.append(f"trial {key} is left out: {found}")
+        elif found[0] is None:
             waiting += 1
-            continue
-        trials.append(trial)
-        problems += instead
+        else:
+            trials.append(found[0])
+            problems += found[1]
     begun_problems = len(problems)
     if waiting:
         problems.append(f"{waiting} of {len(plan['trials'])} planned trials have not begun.")
@@ -120,30 +130,36 @@ def read_steps(log: StudyLog, columns: Sequence[str], keys: Collection[str] | No
 
 def _plan(store: Store) -> tuple[PlanFile, list[str]]:
     """The newest plan that is whole, and what is wrong with those after it."""
-    files = _numbered(store, schema.PLAN_DIR)
+    files = _numbered(store, schema.PLAN_DIR, store.names)
     if not files:
         there = store.remote or store.results.is_dir()
         got = f"it holds no {schema.PLAN_DIR}/*.json" if there else "there is no such directory"
         raise StorageError(
             f"{store.root} is not a study directory: {got}; give the directory that `scaleexp run` wrote."
         )
-    plan, problems = newest_whole(files, lambda name: _decode(store, name, PlanFile))
+    plan, problems = newest_whole(
+        lambda: _numbered(store, schema.PLAN_DIR, store.names), lambda name: _decode(store, name, PlanFile)
+    )
     if plan is None:
         raise problems[0]
     used = f"Plan {sorted(files)[-1 - len(problems)]:04d} is used instead."
     return cast(PlanFile, plan), [f"{problem} {used}" for problem in problems]
 
 
-def _trial(store: Store, key: str) -> tuple[TrialLog | None, list[str]]:
+def _trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[str]]:
     """A trial as of its newest commit that is whole, None before it began, and what is wrong with those after it."""
     directory = f"{schema.TRIALS_DIR}/{key}"
-    if schema.TRIAL_FILE not in store.names(directory):
+    _inside(store, directory)
+    if schema.TRIAL_FILE not in names(directory):
         return None, []
     facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts))
     if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
         raise CorruptError(f"its {schema.TRIAL_FILE} is that of trial {facts['trial_id']}: restore it from a copy.")
-    files = _numbered(store, f"{directory}/{schema.COMMITS_DIR}")
-    commit, problems = newest_whole(files, lambda name: _commit(store, key, name))
+    commits = f"{directory}/{schema.COMMITS_DIR}"
+    listings = chain([names], repeat(store.names))
+    commit, problems = newest_whole(
+        lambda: _numbered(store, commits, next(listings)), lambda name: _commit(store, key, name)
+    )
     if commit is None and problems:
         raise problems[0]
     said = [f"trial {key}: {p} Its commit {commit['number']:04d} is used instead." for p in problems if commit]
@@ -167,10 +183,10 @@ def _inside(store: Store, name: str) -> str:
         raise CorruptError(f"{error}.") from None
 
 
-def _numbered(store: Store, directory: str) -> dict[int, str]:
+def _numbered(store: Store, directory: str, names: Names) -> dict[int, str]:
     """Number -> name of the numbered JSON files in a directory of the study."""
     _inside(store, directory)
-    return {number: f"{directory}/{name}" for number, name in numbered(store.names(directory)).items()}
+    return {number: f"{directory}/{name}" for number, name in numbered(names(directory)).items()}
 
 
 def _read(store: Store, name: str) -> bytes:
@@ -178,7 +194,7 @@ def _read(store: Store, name: str) -> bytes:
     try:
         return store.read(name)
     except FileNotFoundError:
-        raise CorruptError(f"{file} cannot be read (it is not there): restore it from a copy.") from None
+        raise MissingError(f"{file} cannot be read (it is not there): restore it from a copy.") from None
     except StorageError as error:
         if store.remote:
             raise  # an object store that cannot be reached has lost nothing
@@ -207,10 +223,16 @@ def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Coll
     full = schema.arrow_schema(name)
     wanted = pa.schema([full.field(column) for column in columns])
     store = Store(log.path)
-    tables = [
-        _conform(segment.rows(_verified(store, key, bound), bound, columns, bound["file"]), wanted)
-        for key, bound in _segments(log, name, keys)
-    ]
+
+    def rows(of: tuple[str, SegmentRef]) -> pa.Table:
+        key, bound = of
+        try:
+            content = _verified(store, key, bound)
+        except MissingError as error:
+            raise CorruptError(f"{error} If the study runs, it was merged meanwhile: read the study again.") from None
+        return segment.conformed(segment.rows(content, bound, columns, bound["file"]), wanted)
+
+    tables = each(rows, list(_segments(log, name, keys)))
     return pa.concat_tables(tables) if tables else wanted.empty_table()
 
 
@@ -221,13 +243,3 @@ def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[
             for bound in trial.commit["segments"]:
                 if bound["table"] == name:
                     yield trial.key, bound
-
-
-def _conform(table: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """The wanted columns; a nullable one that an older writer did not know is null."""
-    for field in wanted:
-        if field.name not in table.column_names:
-            if not field.nullable:
-                raise CorruptError(f"a segment lacks the column {field.name}, which every version of the log has.")
-            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(wanted.names).cast(wanted)

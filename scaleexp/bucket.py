@@ -124,6 +124,15 @@ class Bucket:
         paths = [*found["common_prefixes"], *(held["path"] for held in found["objects"])]
         return sorted({PurePosixPath(path).name for path in paths})
 
+    def below(self, directory: str, patience_s: float = PATIENCE_S) -> list[str]:
+        """Names of all files below a directory, at any depth; a thousand come with one request."""
+        where = self.where(directory)
+
+        def attempt(_: int) -> list[str]:
+            return [held["path"] for part in self._store.list(directory) for held in part]
+
+        return self._tried(attempt, "list", where, patience_s)
+
     def delete(self, name: str, patience_s: float = PATIENCE_S) -> None:
         """Remove a file; none there is fine."""
         where = self.where(name)

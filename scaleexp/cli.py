@@ -21,7 +21,8 @@ from scaleexp.redact import redact
 from scaleexp.schema import REPORT_DIR
 
 if TYPE_CHECKING:
-    from scaleexp.launch.runner import Outcome, Prepared
+    from scaleexp.launch.opening import Prepared
+    from scaleexp.launch.runner import Outcome
 
 _WATCH_S = 2.0
 
@@ -57,11 +58,21 @@ def cli() -> None:
 @cli.command()
 @click.argument("study")
 @_overrides
+@_storage
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-@click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps here to estimate how long it takes.")
-def plan(study: str, overrides: Sequence[str], as_json: bool, calibrate: bool) -> None:
-    """Show what STUDY (a built-in name or a YAML file) would run, without running it."""
-    document, text = _planned(_prepared(study, overrides), calibrate=calibrate)
+@click.option(
+    "--calibrate/--no-calibrate", default=True, help="Time a few steps here to estimate time, disk space and cost."
+)
+def plan(study: str, overrides: Sequence[str], storage: str | None, as_json: bool, calibrate: bool) -> None:
+    """Show what STUDY (a built-in name or a YAML file) would run, or has left to run, without running it."""
+    prepared = _prepared(study, overrides)
+    try:
+        document, text = _planned(prepared, _root(prepared, storage), calibrate=calibrate)
+    except ConfigError as error:
+        if storage:
+            raise
+        click.echo(f"note: {error}", err=True)
+        document, text = _planned(prepared, None, calibrate=calibrate)
     click.echo(json.dumps(document, indent=1) if as_json else text)
 
 
@@ -74,9 +85,9 @@ def run(study: str, overrides: Sequence[str], storage: str | None, yes: bool) ->
     """Run STUDY (a built-in name or a YAML file), or go on with it: finished trials never run again."""
     prepared = _prepared(study, overrides)
     if not yes:
-        _ask(prepared)
+        _ask(prepared, storage)
     outcome = _run(prepared, storage)
-    click.echo(f"{_summary(outcome)}\nNext: scaleexp-analysis report {outcome.root}")
+    click.echo(f"Next: scaleexp-analysis report {outcome.root}")
 
 
 @cli.command()
@@ -88,27 +99,28 @@ def quickstart(overrides: Sequence[str], storage: str | None) -> None:
     The same as `scaleexp run quickstart --yes` followed by `scaleexp-analysis report`.
     """
     outcome = _run(_prepared("quickstart", overrides), storage)
-    click.echo(_summary(outcome))
     _report(outcome.root)
 
 
 @cli.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--watch", is_flag=True, help="Look again every two seconds until nobody runs it.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def status(directory: str, watch: bool, as_json: bool) -> None:
+@click.option("--all", "everything", is_flag=True, help="Show every batch size, every failure and every trial.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def status(directory: str, watch: bool, everything: bool, as_json: bool) -> None:
     """Say how far the study in DIR has come, from its directory alone."""
     from shutil import get_terminal_size
 
-    from scaleexp.status import rendered, status_of
+    from scaleexp.status import status_of
+    from scaleexp.status_text import rendered
     from scaleexp.storage import Store
 
     while True:
         document = status_of(Store(directory))
         if watch and not as_json:
             click.clear()
-        text = json.dumps(document) if as_json else rendered(document, width=min(get_terminal_size().columns, 100))
-        click.echo(text)
+        width = min(get_terminal_size().columns, 100)
+        click.echo(json.dumps(document) if as_json else rendered(document, width=width, everything=everything))
         if not (watch and document["driver"] and document["driver"]["running"]):
             return
         time.sleep(_WATCH_S)
@@ -206,36 +218,62 @@ def _fail(error: ScaleexpError) -> None:
 
 def _prepared(study: str, overrides: Sequence[str]) -> Prepared:
     from scaleexp.config import load_study
-    from scaleexp.launch.runner import prepare
+    from scaleexp.launch.opening import prepare
 
     return prepare(load_study(study, overrides))
 
 
-def _planned(prepared: Prepared, *, calibrate: bool) -> tuple[dict[str, Any], str]:
-    """The plan as JSON and as text."""
+def _root(prepared: Prepared, storage: str | None) -> str:
+    """Where a study lives."""
+    return storage or str(Path("scaleexp-results") / prepared.study.name)
+
+
+def _planned(prepared: Prepared, root: str | None, *, calibrate: bool) -> tuple[dict[str, Any], str]:
+    """What is left to run of a study that lives there, or all of it, as JSON and as text.
+
+    Raises:
+        ConfigError: the directory holds another study.
+    """
     from shutil import get_terminal_size
 
-    from scaleexp.calibrate import seconds_at_most
-    from scaleexp.plan_table import plan_document, render_plan
+    from scaleexp import spending
+    from scaleexp.calibrate import calibrate as calibrated
+    from scaleexp.launch.opening import bytes_of, check_held
+    from scaleexp.plan_rows import plan_document
+    from scaleexp.plan_table import render_plan
+    from scaleexp.resume import steps_left
+    from scaleexp.storage import Store
 
     study, trials = prepared.study, prepared.plan.trials
-    seconds = seconds_at_most(study, prepared.workload, trials) if calibrate else None
-    document = plan_document(prepared.plan, study, seconds)
+    store = Store(root) if root else None
+    held = check_held(prepared, store) if store else None
+    left = steps_left(store, trials, prepared.targets) if store else {t.key: t.limit_steps for t in trials}
+    limits = spending.before_run(store, study) if store else []
+    new = 0 if held else bytes_of(prepared)
+    found = calibrated(study, prepared.workload, trials, left, study_bytes=new) if calibrate else None
+    document = plan_document(prepared.plan, study, found, left, limits=limits)
     return document, render_plan(document, width=get_terminal_size().columns)
 
 
-def _ask(prepared: Prepared) -> None:
-    """Show the plan and ask; without a terminal there is nobody to ask."""
+def _ask(prepared: Prepared, storage: str | None) -> None:
+    """Show what is left to run and ask, if anything is; without a terminal there is nobody to ask."""
     if not sys.stdin.isatty():
         raise ConfigError("nobody can be asked, since the input is no terminal: add --yes to start at once")
-    click.echo(_planned(prepared, calibrate=True)[1])
-    click.confirm("Start?", abort=True)
+    document, text = _planned(prepared, _root(prepared, storage), calibrate=True)
+    click.echo(text)
+    if document["trials"] + document["second_realisations"]:
+        click.confirm("Start?", abort=True)
 
 
 def _run(prepared: Prepared, storage: str | None) -> Outcome:
+    """Run a study and say how it ended.
+
+    Raises:
+        InterruptedStudyError: somebody stopped it, or a limit did.
+    """
     from scaleexp.launch.runner import run_study
 
-    root = storage or str(Path("scaleexp-results") / prepared.study.name)
+    root = _root(prepared, storage)
     trials = prepared.plan.trials
     batches = sorted({t.batch_size for t in trials})
     click.echo(
@@ -244,8 +282,7 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         err=True,
     )
     again = InterruptedStudyError(
-        f"stopped; what was committed is kept in {root}, and this goes on from there: "
-        f"{shlex.join(['scaleexp', *sys.argv[1:]])}"
+        f"stopped; what was committed is kept in {root}, and this goes on from there: {shlex.join(_command())}"
     )
     try:
         outcome = run_study(prepared, root, lambda line: click.echo(line, err=True))
@@ -253,7 +290,42 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         raise again from None
     if outcome.asked:
         raise again
+    click.echo(_summary(outcome))
+    if outcome.met:
+        raise InterruptedStudyError(_limit_met(outcome))
     return outcome
+
+
+def _command(*changed: str) -> list[str]:
+    """The command that was given, with these overrides in the place of earlier ones of the same fields."""
+    words = ["scaleexp", *sys.argv[1:]]
+    fields = {override.partition("=")[0] for override in changed}
+    stale = {i for i, word in enumerate(words) if words[i - 1] == "--set" and word.partition("=")[0] in fields}
+    kept = [word for i, word in enumerate(words) if not {i, i + 1} & stale]
+    return [*kept, *(word for override in changed for word in ("--set", override))]
+
+
+def _limit_met(outcome: Outcome) -> str:
+    """Which limit stopped a study, what was used of it, and how to go on."""
+    from scaleexp.plan_table import dollars, duration
+    from scaleexp.spending import LEAST_S
+
+    met, used = outcome.met, outcome.used
+    assert met is not None
+    assert used is not None
+    of_one_run = met.limit == "limits.wall_s"
+    runs = "one run" if used.runs == 1 else f"{used.runs} runs"
+    said = {
+        "limits.gpu_hours": f"{used.gpu_hours:.3g} GPU hours are used, in {runs}",
+        "limits.usd": f"{dollars(used.usd)} are used, in {runs}",
+    }.get(met.limit, f"this run took {duration(outcome.seconds)}")
+    if met.seconds < LEAST_S:
+        said += f", and what is left lasts less than {LEAST_S:g} s, too little to begin"
+    command = _command() if of_one_run else _command(f"{met.limit}={2 * met.value:g}")
+    return (
+        f"stopped by {met.cause}: {said}; what was committed is kept in {outcome.root} and can be fitted, and "
+        f"{'' if of_one_run else 'with a higher limit '}this goes on from there: {shlex.join(command)}"
+    )
 
 
 def _summary(outcome: Outcome) -> str:
@@ -262,12 +334,12 @@ def _summary(outcome: Outcome) -> str:
     words = {
         "reached": "reached the target",
         "limit": "ended at the sample limit without it",
-        "stopped": "stopped by a limit (the same command goes on with them)",
+        "stopped": "stopped where they were",
         "running": "interrupted (the same command goes on with them)",
         "waiting": "not started",
     }
     parts = [f"{count} {words.get(status, status)}" for status, count in sorted(outcome.ended.items())]
-    return f"Done in {duration(outcome.seconds)}: {', '.join(parts)}."
+    return f"{'Stopped after' if outcome.met else 'Done in'} {duration(outcome.seconds)}: {', '.join(parts)}."
 
 
 def _report(root: str) -> None:

@@ -6,6 +6,7 @@
     ├── InfeasibleError        4    resources that this machine or cluster can never hold
     ├── StorageError           5    storage
     │   └── CorruptError       5    bytes that are not what was committed
+    │       └── MissingError   5    none at all
     ├── NotEnoughDataError     6    a fit that the data cannot carry
     └── InterruptedStudyError  130  stopped by the user, resumable
 
@@ -55,6 +56,10 @@ class StorageError(ScaleexpError, OSError):
 
 class CorruptError(StorageError):
     """Stored bytes do not match the sha256 that a commit bound them to."""
+
+
+class MissingError(CorruptError):
+    """A file that has to be there is not."""
 
 
 class NotEnoughDataError(ScaleexpError):

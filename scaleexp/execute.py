@@ -17,7 +17,7 @@ from scaleexp import facts, lease, schema
 from scaleexp.errors import StorageError
 from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
 from scaleexp.resume import Standing, standing, together, unfinished
-from scaleexp.runlog import TrialLog, last_commit, utc_now
+from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.schedules import warmup_constant
 from scaleexp.storage import Store
 from scaleexp.workloads import make_workload
@@ -361,5 +361,5 @@ def trial_facts(assignment: Assignment, workload: Workload, engine: Engine, tria
         "versions": facts.versions(),
         "git_sha": assignment.git_sha,
         "hardware": facts.hardware(),
-        "created_utc": utc_now(),
+        "created_utc": facts.utc_now(),
     }

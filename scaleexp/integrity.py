@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from scaleexp import schema
-from scaleexp.errors import CorruptError, StorageError
+from scaleexp.errors import CorruptError, MissingError, StorageError
 
 MARK, CHECKSUM = "checked_by", "sha256"
 _NUMBERED = re.compile(r"([0-9]{4}|[1-9][0-9]{4,})\.json")
@@ -120,23 +120,32 @@ def numbered(names: Iterable[str]) -> dict[int, str]:
     return {int(match.group(1)): match.group(0) for match in matches if match}
 
 
-def newest_whole(files: Mapping[int, str], read: Callable[[str], T]) -> tuple[T | None, list[CorruptError]]:
+def newest_whole(
+    listed: Callable[[], Mapping[int, str]], read: Callable[[str], T]
+) -> tuple[T | None, list[CorruptError]]:
     """What the newest file that is whole holds, and what is wrong with those after it.
 
+    Of files that are missing only the newest is told: what binds a removed file is followed by what does without it.
+
     Args:
-        files: number -> name.
+        listed: number -> name, as of now.
         read: content of a name; raises CorruptError where it, or what it binds, is not whole.
 
-    >>> newest_whole({1: "0001.json", 2: "0002.json"}, {"0001.json": 5, "0002.json": 7}.__getitem__)
+    >>> newest_whole(lambda: {1: "0001.json", 2: "0002.json"}, {"0001.json": 5, "0002.json": 7}.__getitem__)
     (7, [])
     """
-    problems: list[CorruptError] = []
-    for number in sorted(files, reverse=True):
-        try:
-            return read(files[number]), problems
-        except CorruptError as error:
-            problems.append(error)
-    return None, problems
+    files: Mapping[int, str] = {}
+    while True:
+        before, files = files, listed()
+        whole, problems = None, list[CorruptError]()
+        for number in sorted(files, reverse=True):
+            try:
+                whole = read(files[number])
+                break
+            except CorruptError as error:
+                problems.append(error)
+        if not problems or files == before:  # else a writer may have gone on meanwhile, and removed what it merged
+            return whole, [p for i, p in enumerate(problems) if i == 0 or not isinstance(p, MissingError)]
 
 
 def check_shape(value: object, shape: type[Any], file: object) -> None:

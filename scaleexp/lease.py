@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from scaleexp.storage import Store
 
 TTL_S = 30.0
 _BEATS_PER_TTL = 5
+_UNSEEN = 2
+_SIGNS = ("beat", "released")
 _NAME = re.compile(r"^(\d+)\.(json|beat-\d+|stop|released)$")
 
 
@@ -54,18 +56,26 @@ def stop_requested(store: Store, number: int) -> bool:
 
 
 @contextmanager
-def held(store: Store, *, ttl_s: float = TTL_S, tell: Callable[[str], None] = lambda line: None) -> Iterator[int]:
+def held(
+    store: Store,
+    *,
+    ttl_s: float = TTL_S,
+    tell: Callable[[str], None] = lambda line: None,
+    holding: Mapping[str, Any] | None = None,
+) -> Iterator[int]:
     """Hold the lease of a study while the body runs; its number.
 
     Args:
         store: the study.
         ttl_s: a holder without a sign of life for so long [seconds] has lost it.
         tell: is told in one line why it has to wait.
+        holding: what the holder holds for as long, as the lease is to say it (see `scaleexp.spending`).
 
     Raises:
         StorageError: another driver holds it and is alive, or it was lost.
     """
-    number = _acquired(store, ttl_s, tell)
+    number = _acquired(store, {"ttl_s": ttl_s, **({"holding": dict(holding)} if holding else {})}, tell)
+    begin = time.monotonic()
     end, lost = threading.Event(), threading.Event()
 
     def beat() -> None:
@@ -76,7 +86,7 @@ def held(store: Store, *, ttl_s: float = TTL_S, tell: Callable[[str], None] = la
                 if newest(store) > number:
                     lost.set()
                     return
-                store.write_json(f"{schema.LEASE_DIR}/{number:04d}.beat-{count:06d}", {})
+                store.write_json(f"{schema.LEASE_DIR}/{number:04d}.beat-{count:06d}", _for_how_long(begin))
                 store.remove(f"{schema.LEASE_DIR}/{number:04d}.beat-{count - 1:06d}")
 
     thread = threading.Thread(target=beat, name="lease", daemon=True)
@@ -87,7 +97,7 @@ def held(store: Store, *, ttl_s: float = TTL_S, tell: Callable[[str], None] = la
         end.set()
         thread.join()
         with suppress(StorageError, FileExistsError):  # then it runs out
-            store.write_json(f"{schema.LEASE_DIR}/{number:04d}.released", {})
+            store.write_json(f"{schema.LEASE_DIR}/{number:04d}.released", _for_how_long(begin))
     if lost.is_set():
         raise StorageError(f"another driver has taken over {store.root}: what it runs, it finishes.")
 
@@ -106,15 +116,18 @@ def check(store: Store, number: int) -> None:
         )
 
 
-def _acquired(store: Store, ttl_s: float, tell: Callable[[str], None]) -> int:
+def _for_how_long(begin: float) -> dict[str, float]:
+    """Since it was taken [seconds], by a clock that nobody sets."""
+    return {"held_s": time.monotonic() - begin}
+
+
+def _acquired(store: Store, terms: dict[str, Any], tell: Callable[[str], None]) -> int:
     while True:
         number = newest(store)
         if number:
-            _wait_for(store, number, ttl_s, tell)
+            _wait_for(store, number, terms["ttl_s"], tell)
         with suppress(FileExistsError):  # another was faster
-            store.write_json(
-                f"{schema.LEASE_DIR}/{number + 1:04d}.json", {"ttl_s": ttl_s, "since": time.time(), **holder()}
-            )
+            store.write_json(f"{schema.LEASE_DIR}/{number + 1:04d}.json", {**terms, "since": time.time(), **holder()})
             return number + 1
 
 
@@ -144,6 +157,32 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
             return
         if _files(store) != before:
             raise refusal
+
+
+def holdings(store: Store) -> dict[int, dict[str, Any]]:
+    """What every lease says that it held, by its number; nothing where it does not say so, or not any more."""
+    numbers = sorted(number for number, kind in _files(store) if kind == "json")
+    return {number: _held_by(store, number).get("holding", {}) for number in numbers}
+
+
+def held_s(store: Store, number: int) -> float:
+    """For how long a lease was held, or has been [seconds]: never less than it was.
+
+    The holder said so when it let go. One that was killed, or still holds it, is taken to have held it for `_UNSEEN`
+    beats past its last sign of life: one that never came, and one for its workers to notice.
+    """
+    beat_s = float(_held_by(store, number).get("ttl_s", TTL_S)) / _BEATS_PER_TTL
+    signs = sorted((kind for n, kind in _files(store) if n == number and kind.startswith(_SIGNS)), reverse=True)
+    for kind in signs:  # the release first, then the newest beat
+        try:
+            said = float(store.read_json(f"{schema.LEASE_DIR}/{number:04d}.{kind}")["held_s"])
+        except FileNotFoundError:
+            return held_s(store, number)  # the next beat has taken its place
+        except (CorruptError, KeyError):
+            continue
+        return said if kind == "released" else said + _UNSEEN * beat_s
+    beats = max((int(kind.removeprefix("beat-")) for kind in signs if kind != "released"), default=0)
+    return (beats + _UNSEEN) * beat_s
 
 
 def may_live(store: Store, number: int) -> bool:

@@ -13,7 +13,8 @@ from typing import Literal
 from scaleexp.config import Study
 from scaleexp.errors import ConfigError
 from scaleexp.packing import packs
-from scaleexp.plan_table import plan_document, plan_table, render_plan
+from scaleexp.plan_rows import plan_document, plan_table
+from scaleexp.plan_table import render_plan
 from scaleexp.scaling_rules import scaled_lr
 from scaleexp.schema import RuleLabel, Target
 from scaleexp.study_parts import RealisationSpec, as_trained

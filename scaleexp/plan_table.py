@@ -1,116 +1,33 @@
-"""What a plan would run, batch by batch: the numbers first, then the table that a person reads."""
+"""What a plan would run, as a person reads it: the table of its batches, and what they add up to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
-from typing import Any, TypedDict
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scaleexp.config import Study
-from scaleexp.facts import usable_cores
-from scaleexp.trial import Plan, Trial
+from scaleexp.plan_rows import PlanRow
 
-PLAN_JSON_VERSION = 1
-"""Version of `scaleexp plan --json`, whose JSON Schema is schemas/plan.json."""
-
-
-class PlanRow(TypedDict):
-    """One batch size of a plan; "at most" counts trials that run to their sample limit."""
-
-    batch_size: int  # workers x accumulation_steps x micro_batch [samples]
-    workers: int
-    accumulation_steps: int
-    micro_batch: int
-    kappa: float  # batch_size / base batch
-    rule_lrs: dict[str, float]
-    grid_lrs: list[float]
-    seeds: int
-    trials: int  # first realisations: LRs x seeds
-    second_realisations: list[str]
-    steps_per_trial_at_most: int
-    samples_at_most: int  # over all trials and second realisations
-    seconds_at_most: float | None
-    usd_at_most: float | None
-
-
-def plan_table(plan: Plan, study: Study, seconds: Mapping[int, float] | None = None) -> list[PlanRow]:
-    """One row per batch size, ascending.
-
-    Args:
-        plan: the trials.
-        study: what they come from.
-        seconds: estimated wall time of all trials of a batch size, run to their limit, by batch size [seconds];
-            a batch without an estimate has none.
-    """
-    by_batch: dict[int, list[Trial]] = {}
-    for trial in plan.trials:
-        by_batch.setdefault(trial.batch_size, []).append(trial)
-    known = seconds or {}
-    return [_row(plan, study, by_batch[batch_size], known.get(batch_size)) for batch_size in sorted(by_batch)]
-
-
-def _row(plan: Plan, study: Study, trials: Sequence[Trial], seconds: float | None) -> PlanRow:
-    first = [trial for trial in trials if not trial.realisation]
-    one = first[0]
-    price = study.price_usd_per_worker_hour
-    return PlanRow(
-        batch_size=one.batch_size,
-        workers=one.workers,
-        accumulation_steps=one.accumulation_steps,
-        micro_batch=one.micro_batch,
-        kappa=one.batch_size / plan.base_batch_size,
-        rule_lrs={label["rule"]: label["lr"] for label in plan.labels if label["batch_size"] == one.batch_size},
-        grid_lrs=sorted({trial.lr for trial in first}),
-        seeds=len({trial.seed for trial in first}),
-        trials=len(first),
-        second_realisations=[trial.realisation for trial in trials if trial.realisation],
-        steps_per_trial_at_most=one.limit_steps,
-        samples_at_most=sum(trial.limit_steps * trial.batch_size for trial in trials),
-        seconds_at_most=seconds,
-        usd_at_most=None if price is None or seconds is None else price * usable_cores() * seconds / 3600,
-    )
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    """Sum, or None where a part is unknown."""
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-def plan_document(plan: Plan, study: Study, seconds: Mapping[int, float] | None = None) -> dict[str, Any]:
-    """What `scaleexp plan --json` prints: the study's settings, its totals and `plan_table`'s rows."""
-    rows = plan_table(plan, study, seconds)
-    return {
-        "schema_version": PLAN_JSON_VERSION,
-        "study": plan.study,
-        "question": plan.question,
-        "workload": study.workload.model_dump(mode="json"),
-        "optimizer": study.optimizer.model_dump(mode="json"),
-        "base_batch_size": plan.base_batch_size,
-        "base_lr": plan.base_lr,
-        "trials": sum(row["trials"] for row in rows),
-        "second_realisations": sum(len(row["second_realisations"]) for row in rows),
-        "samples_at_most": sum(row["samples_at_most"] for row in rows),
-        "seconds_at_most": _total([row["seconds_at_most"] for row in rows]),
-        "usd_at_most": _total([row["usd_at_most"] for row in rows]),
-        "batches": rows,
-    }
+_DISPENSABLE = ("steps\neach", "kappa", "LR\nnone", "disk", "samples\nin all")
+"""Columns that follow from others or are in the totals, the first to go where a terminal is narrow."""
 
 
 def render_plan(document: Mapping[str, Any], *, width: int = 80) -> str:
     """`plan_document` as text of at most `width` columns; where that is narrow, what follows from the rest goes."""
     buffer = StringIO()
     console = Console(file=buffer, width=width, color_system=None, force_terminal=False, highlight=False)
-    columns = _columns(document["batches"])
-    for dispensable in ("steps\neach", "kappa"):
-        if console.measure(_as_table(columns), options=console.options.update(width=10_000)).maximum > width:
-            del columns[dispensable]
     console.print(document["question"], markup=False)
-    console.print(_as_table(columns))
+    rows = [row for row in document["batches"] if row["trials"] or row["second_realisations"]]
+    if rows:
+        columns = _columns(rows)
+        for dispensable in _DISPENSABLE:
+            if console.measure(_as_table(columns), options=console.options.update(width=10_000)).maximum > width:
+                columns.pop(dispensable, None)
+        console.print(_as_table(columns))
     console.print(_summary(document), markup=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
@@ -134,30 +51,75 @@ def _columns(rows: Sequence[PlanRow]) -> dict[str, list[str]]:
     }
     for rule in rows[0]["rule_lrs"]:
         columns[f"LR\n{rule.rpartition(':')[2]}"] = [f"{row['rule_lrs'][rule]:.3g}" for row in rows]
-    columns["LRs x\nseeds"] = [_trials(row) for row in rows]
+    if any(row["trials_ended"] for row in rows):
+        columns["trials\nleft"] = [str(row["trials"] + len(row["second_realisations"])) for row in rows]
+    else:
+        columns["LRs x\nseeds"] = [_trials(row) for row in rows]
     columns["steps\neach"] = [_short(row["steps_per_trial_at_most"]) for row in rows]
     columns["samples\nin all"] = [_short(row["samples_at_most"]) for row in rows]
     if any(row["seconds_at_most"] is not None for row in rows):
         columns["time"] = [duration(row["seconds_at_most"]) for row in rows]
+    if any(row["disk_bytes_at_most"] is not None for row in rows):
+        columns["disk"] = [byte_count(row["disk_bytes_at_most"]) for row in rows]
     if any(row["usd_at_most"] is not None for row in rows):
         columns["cost"] = [dollars(row["usd_at_most"]) for row in rows]
     return columns
 
 
 def _summary(document: Mapping[str, Any]) -> str:
-    """Totals and the legend, in sentences."""
-    second = document["second_realisations"]
+    """Totals, what they rest on, and the legend, in sentences."""
+    second, ended, rests = document["second_realisations"], document["trials_ended"], document["rests_on"]
     again = f" + {second} run a second time in another way" if second else ""
-    bounds = [f"{_short(document['samples_at_most'])} samples"]
-    if document["seconds_at_most"] is not None:
-        bounds.append(duration(document["seconds_at_most"]))
-    if document["usd_at_most"] is not None:
-        bounds.append(dollars(document["usd_at_most"]))
-    return (
-        f"{document['trials']} trials{again}: at most {', '.join(bounds)}. "
-        "A trial that reaches its hardest target stops there.\n"
-        f"kappa = batch / base batch of {document['base_batch_size']}, where the LR is {document['base_lr']:.4g}."
-    )
+    over = f" ({ended} have ended already and are not counted)" if ended else ""
+    peak, machine = document["peak_disk_bytes_at_most"], document["machine"]
+    here = f" on {count_of(machine['workers'], machine['kind'])} of this machine" if machine else ""
+    lines = [
+        f"{document['trials']} trials{again}{over}: at most {_short(document['samples_at_most'])} samples",
+        f"time: {_told(document, 'seconds', duration)}{here}",
+        f"disk: {_told(document, 'disk_bytes', byte_count)}" + (f", {byte_count(peak)} while it runs" if peak else ""),
+        f"cost: {_told(document, 'usd', dollars)}",
+        *(_limit(row) for row in document["limits"]),
+        "",
+        *(f"{name}: {rests[key]}" for name, key in (("time", "seconds"), ("disk", "disk_bytes"), ("cost", "usd"))),
+        f"kappa: batch / base batch of {document['base_batch_size']}, where the LR is {document['base_lr']:.4g}.",
+    ]
+    return "\n".join(lines)
+
+
+def _told(document: Mapping[str, Any], name: str, said: Callable[[float], str]) -> str:
+    """A quantity with its interval, in words."""
+    usual, ends = document[f"{name}_at_most"], document[f"{name}_interval"]
+    if usual is None:
+        return "not known"
+    least, most = map(said, ends)
+    return f"at most {said(usual).lstrip('<')}" + (f" ({least} to {most})" if least != most else "")
+
+
+def _limit(row: Mapping[str, Any]) -> str:
+    """Where a limit stops the study, and how far it is from there."""
+    value, used = (limit_value(row["limit"], row[name]) for name in ("value", "used"))
+    earlier = "in each run of the command" if row["limit"] == "limits.wall_s" else f"over all runs; {used} are used"
+    return f"{row['limit']}: stops it at {value} {earlier}"
+
+
+def limit_value(limit: str, value: float) -> str:
+    """A limit, or what was used of it, in its unit.
+
+    >>> limit_value("limits.usd", 2.5), limit_value("limits.gpu_hours", 2.5), limit_value("limits.wall_s", 2.5)
+    ('$2.50', '2.5 GPU hours', '2.5 s')
+    """
+    if limit == "limits.usd":
+        return dollars(value)
+    return duration(value) if limit == "limits.wall_s" else f"{value:.3g} GPU hours"
+
+
+def count_of(count: int, what: str) -> str:
+    """A count with its noun.
+
+    >>> count_of(1, "GPU"), count_of(2, "CPU core")
+    ('1 GPU', '2 CPU cores')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _split(row: PlanRow, accumulates: bool) -> str:
@@ -208,3 +170,17 @@ def dollars(usd: float | None) -> str:
     if usd is None:
         return "?"
     return "<$0.01" if 0 < usd < 0.01 else f"${usd:,.2f}"
+
+
+def byte_count(count: float | None) -> str:
+    """Bytes with three digits; a question mark where they are unknown.
+
+    >>> byte_count(999), byte_count(12_345), byte_count(4.56e9), byte_count(None)
+    ('999 B', '12.3 kB', '4.56 GB', '?')
+    """
+    if count is None:
+        return "?"
+    for divisor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= divisor * 0.9995:
+            return f"{count / divisor:.3g} {unit}"
+    return f"{count:.0f} B"

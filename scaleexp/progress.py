@@ -12,13 +12,13 @@ from itertools import groupby
 from typing import TextIO
 
 from scaleexp import schema
+from scaleexp.commits import Commits, last_commits
 from scaleexp.packing import STEP_OVERHEAD_SAMPLES
 from scaleexp.plan_table import duration
-from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.trial import Trial
 
-_LOOK_S = 0.5
+_LOOK_S, _FAR_LOOK_S = 0.5, 5.0  # each look at an object store costs requests, which are slow and not free
 _LINE_S = 10.0
 _KNOWN_SHARE = 0.1
 
@@ -36,6 +36,7 @@ class Watch:
         started: keys of trials that have begun.
         idle_s: seconds until the first of them did.
         earlier: number of the last commit of each trial that an earlier run left unfinished; it does not count.
+        commits: the last one of each trial that has begun, as of the last look.
     """
 
     store: Store
@@ -46,13 +47,15 @@ class Watch:
     started: set[str] = field(default_factory=set)
     idle_s: float = 0.0
     earlier: dict[str, int] = field(default_factory=dict)
+    commits: Commits = field(default_factory=dict)
 
     @classmethod
     def from_now(cls, store: Store, trials: Sequence[Trial]) -> Watch:
         """A watch that does not count what was there before."""
         there = set(store.names(schema.TRIALS_DIR))
-        commits = {t.key: last_commit(store, t.key) for t in trials if t.key in there}
-        return cls(store=store, trials=trials, earlier={k: c["number"] if c else 0 for k, c in commits.items()})
+        commits = last_commits(store, [t.key for t in trials if t.key in there])
+        earlier = {k: c["number"] if c else 0 for k, c in commits.items()}
+        return cls(store=store, trials=trials, earlier=earlier, commits=commits)
 
     @property
     def waiting(self) -> list[Trial]:
@@ -63,8 +66,8 @@ class Watch:
         """Read what was committed since the last look."""
         there = set(self.store.names(schema.TRIALS_DIR))
         self.started |= there - self.earlier.keys()
-        for key in [t.key for t in self.waiting if t.key in there]:
-            commit = last_commit(self.store, key)
+        self.commits = last_commits(self.store, [t.key for t in self.waiting if t.key in there], self.commits)
+        for key, commit in self.commits.items():
             if not commit or commit["number"] <= self.earlier.get(key, 0):
                 continue
             self.started.add(key)
@@ -138,9 +141,13 @@ def shown(watch: Watch, stream: TextIO | None = None) -> Iterator[None]:
         thread.join()
 
 
+def _pause_s(watch: Watch) -> float:
+    return _FAR_LOOK_S if watch.store.remote else _LOOK_S
+
+
 def _lines(watch: Watch, stream: TextIO, end: threading.Event) -> None:
     begin = said = time.monotonic()
-    while not end.wait(_LOOK_S):
+    while not end.wait(_pause_s(watch)):
         watch.look()
         if time.monotonic() - said >= _LINE_S:
             said = time.monotonic()
@@ -158,7 +165,7 @@ def _live(watch: Watch, stream: TextIO, end: threading.Event) -> None:
     with Progress(*columns, console=Console(file=stream), transient=False) as progress:
         task = progress.add_task(watch.line(0.0), total=len(watch.trials))
         while True:
-            ended = end.wait(_LOOK_S)
+            ended = end.wait(_pause_s(watch))
             watch.look()
             done = len(watch.trials) - len(watch.waiting)
             progress.update(task, completed=done, description=watch.line(time.monotonic() - begin))

@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import json
 import logging
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import pyarrow.compute as pc
+
 from scaleexp import schema, segment
+from scaleexp.at_once import each
 from scaleexp.checkpoint import decode
-from scaleexp.commits import commit_files, last_commit
+from scaleexp.commits import commit_files, last_commits
 from scaleexp.engines.base import TrialState
-from scaleexp.errors import CorruptError
+from scaleexp.errors import CorruptError, MissingError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole
 from scaleexp.laws import first_confirmed
 from scaleexp.storage import Store
 from scaleexp.trial import Trial
 
-Values = dict[str, list[float]]
-"""Every evaluation so far, by metric."""
+Values = dict[str, "array[float]"]
+"""Every evaluation so far, by metric: eight bytes each, for there may be a million."""
 _log = logging.getLogger("scaleexp")
-
-
-class _GoneError(CorruptError):
-    """A file that a commit bound is not there; of a checkpoint that is as it should be, once later ones are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
 
     A trial that ended short of a target or of a limit that was moved since has not come to its end.
     """
-    commits = {trial.key: last_commit(store, trial.key) for trial in trials}
+    commits = last_commits(store, [trial.key for trial in trials])
 
     def rank(trial: Trial) -> int | None:
         commit = commits[trial.key]
@@ -80,8 +80,18 @@ def unfinished(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
             return None if commit["status"] == "diverged" or not _moved(store, trial, commit, targets) else 0
         return 1 if commit and commit["status"] == "failed" else 0
 
-    ranks = [(rank(trial), trial) for trial in trials]
-    return [t for wanted in (0, 1) for r, t in ranks if r == wanted]
+    ranks = each(rank, trials)  # some read evaluations
+    return [t for wanted in (0, 1) for r, t in zip(ranks, trials, strict=True) if r == wanted]
+
+
+def steps_left(store: Store, trials: Sequence[Trial], targets: Sequence[schema.Target]) -> dict[str, int]:
+    """Steps to its limit of every trial that has not come to its end, by key; one without a state begins anew."""
+    found, waiting = {}, unfinished(store, trials, targets)
+    commits = last_commits(store, [trial.key for trial in waiting])
+    for trial in waiting:
+        commit = commits[trial.key]
+        found[trial.key] = trial.limit_steps - (commit["step"] if commit and commit.get("checkpoint") else 0)
+    return found
 
 
 def _moved(store: Store, trial: Trial, commit: schema.Commit, targets: Sequence[schema.Target]) -> bool:
@@ -108,10 +118,9 @@ def standing(store: Store, trial: Trial) -> Standing:
         CorruptError: its facts or all of its commits are not what was written.
     """
     _check_facts(store, trial.key)
-    files = commit_files(store, trial.key)
-    found, problems = newest_whole(files, lambda file: _standing(store, trial, file))
+    found, problems = newest_whole(lambda: commit_files(store, trial.key), lambda file: _standing(store, trial, file))
     if problems:
-        named = "; ".join(str(p) for i, p in enumerate(problems) if i == 0 or not isinstance(p, _GoneError))
+        named = "; ".join(map(str, problems))
         if found is None:
             raise CorruptError(f"no commit of trial {trial.key} is whole, so that nothing can go on from it: {named}")
         _log.warning("trial %s goes on from step %d, its newest commit that is whole: %s", trial.key, found.step, named)
@@ -168,8 +177,9 @@ def _values(store: Store, key: str, commit: schema.Commit) -> Values:
     for bound in commit["segments"]:
         if bound["table"] == "evals":
             table = segment.rows(_verified(store, key, bound), bound, ["metric", "value"], bound["file"])
-            for metric, value in zip(table["metric"].to_pylist(), table["value"].to_pylist(), strict=True):
-                found.setdefault(metric, []).append(value)
+            for metric in pc.unique(table["metric"]).to_pylist():
+                values = table.filter(pc.equal(table["metric"], metric))["value"]
+                found.setdefault(metric, array("d")).frombytes(values.to_numpy().tobytes())
     return found
 
 
@@ -179,6 +189,5 @@ def _verified(store: Store, key: str, reference: Mapping[str, Any]) -> bytes:
     try:
         content = store.read(name)
     except FileNotFoundError:
-        kind = _GoneError if "bytes" in reference else CorruptError
-        raise kind(f"{store.where(name)} was committed and is not there: restore it from a copy.") from None
+        raise MissingError(f"{store.where(name)} was committed and is not there: restore it from a copy.") from None
     return check_bytes(content, reference["sha256"], store.where(name))

@@ -7,34 +7,18 @@ too, and then the trial goes on from there.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from scaleexp import lease, schema
-from scaleexp.checkpoint import encode as encode_state
-from scaleexp.commits import commit_files
+from scaleexp import schema
 from scaleexp.commits import last_commit as last_commit
 from scaleexp.engines.base import NoiseMeasurement, TrialState
-from scaleexp.errors import StorageError
-from scaleexp.storage import Store, json_bytes
+from scaleexp.merging import MOST_ROWS
+from scaleexp.segment import Columns, Row
+from scaleexp.storage import Store
+from scaleexp.trial_files import TrialFiles
 from scaleexp.writer import Job, Writer
-
-_ROWS_PER_SEGMENT = 100_000  # about 4 MB compressed: bounds a writer's memory and a segment's size
-
-Row = dict[str, Any]
-Columns = dict[str, list[Any]]
-
-
-def utc_now() -> str:
-    """Now, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class TrialLog:
@@ -65,34 +49,16 @@ class TrialLog:
         fence: int | None = None,
         writer: Writer | None = None,
     ) -> None:
-        self._store, self._realisation, self._timings = store, dict(realisation), dict(timings or {})
-        self._goal, self._fence = goal, fence
-        self._submit = writer.submit if writer else _at_once
-        self.key = schema.trial_key(facts["trial_id"], facts["realisation"])
-        self._directory = f"{schema.TRIALS_DIR}/{self.key}"
-        own = ("trial_id", "realisation", "seed", "batch_size", "workers", "lr")
-        self._identity: Row = {name: facts[name] for name in own}  # type: ignore[literal-required]
-        self._split: Row = {"micro_batch": facts["micro_batch"], "accumulation_steps": facts["accumulation_steps"]}
+        always: dict[str, Any] = {"realisation": dict(realisation), "timings": dict(timings or {})}
+        if goal is not None:
+            always["goal"] = goal
+        self._files = TrialFiles(store, facts, always, goes_on=goes_on, fence=fence)
+        self.key = self._files.key
+        self._batch_size = facts["batch_size"]
         self._columns = {table: _empty(table) for table in schema.TABLES}
         self._begin = time.monotonic()
-        # What follows is read and written by the jobs alone, which run one after another.
-        self._number = self._attempt = self._written = 0
-        self._last = goes_on
-        self._segments: list[schema.SegmentRef] = list(goes_on["segments"]) if goes_on else []
-        self._aside: set[str] = set()  # checkpoints that corrupt commits may bind: they stay as they are
-        self._submit(lambda: self._open(facts))
-
-    def _open(self, facts: schema.TrialFacts) -> None:
-        """Find out what is there."""
-        with suppress(FileExistsError):  # an earlier attempt wrote it: the id hashes what it says, so it says the same
-            self._store.write_json(f"{self._directory}/{schema.TRIAL_FILE}", facts)
-        newest = last_commit(self._store, self.key)
-        self._number = max(commit_files(self._store, self.key), default=0)
-        if self._number > (self._last["number"] if self._last else 0):  # some are not gone on from
-            self._aside = set(self._store.names(f"{self._directory}/{schema.CHECKPOINTS_DIR}"))
-        attempts = _attempts(self._store.names(f"{self._directory}/{schema.SEGMENTS_DIR}"))
-        self._attempt = max(attempts, newest["attempt"] + 1 if newest else 0)
-        self._identity["attempt"] = self._attempt
+        self._submit = writer.lane() if writer else _at_once
+        self._submit(self._files.open)
 
     def step(
         self,
@@ -118,7 +84,7 @@ class TrialLog:
                 "loss": loss,
                 "grad_sq_small": float(noise.small[row]) if noise else None,
                 "grad_sq_big": float(noise.big[row]) if noise else None,
-                "shard_size": self._identity["batch_size"] // noise.shards if noise else None,
+                "shard_size": self._batch_size // noise.shards if noise else None,
                 "shards": noise.shards if noise else None,
                 "step_s": step_s,
                 "compute_s": compute_s,
@@ -142,119 +108,20 @@ class TrialLog:
         """Bind everything added so far, and the state after it, from which the trial can go on."""
         added = {table: self._taken(table) for table in self._columns}
         elapsed_s = time.monotonic() - self._begin
-
-        def job() -> None:
-            for table, columns in added.items():
-                self._write_segment(table, columns)
-            checkpoint = self._write_checkpoint(state) if state else None
-            self._write_commit(step, samples, status, cause, checkpoint, elapsed_s)
-
-        self._submit(job)
-
-    def fail(self, cause: str) -> None:
-        """Say that the trial failed. It stands where it was last committed: nothing added since then is kept."""
-        elapsed_s = time.monotonic() - self._begin
-
-        def job() -> None:
-            last = self._last
-            self._segments = list(last["segments"]) if last else []
-            step, samples = (last["step"], last["samples"]) if last else (0, 0)
-            self._write_commit(step, samples, "failed", cause, last.get("checkpoint") if last else None, elapsed_s)
-
-        self._submit(job)
-
-    # -- jobs ---------------------------------------------------------------------------------------------------------
-
-    def _write_commit(
-        self,
-        step: int,
-        samples: int,
-        status: schema.Status,
-        cause: str,
-        checkpoint: schema.CheckpointRef | None,
-        elapsed_s: float,
-    ) -> None:
-        self._number += 1
-        commit: schema.Commit = {
-            "schema_version": schema.SCHEMA_VERSION,
-            "key": self.key,
-            "number": self._number,
-            "attempt": self._attempt,
-            "step": step,
-            "samples": samples,
-            "status": status,
-            "cause": cause,
-            "segments": list(self._segments),
-            "checkpoint": checkpoint,
-            "realisation": self._realisation,
-            "timings": self._timings,
-            "elapsed_s": elapsed_s,
-            "committed_utc": utc_now(),
-        }
-        if self._goal is not None:
-            commit["goal"] = self._goal
-        if self._fence is not None:
-            commit["fence"] = self._fence
-        self._put_commit(commit)
-        self._forget_checkpoints(commit)
-        self._last = commit
-
-    def _put_commit(self, commit: schema.Commit) -> None:
-        """Put it under the next free number, over what a driver with an older lease may have committed meanwhile."""
-        while True:
-            if self._fence is not None:
-                lease.check(self._store, self._fence)
-            commit["number"] = self._number
-            file = f"{schema.COMMITS_DIR}/{self._number:04d}.json"
-            if self._fence is None:
-                return self._put(file, json_bytes(commit))
-            try:
-                return self._store.write(f"{self._directory}/{file}", json_bytes(commit))
-            except FileExistsError:
-                other: schema.Commit = self._store.read_json(f"{self._directory}/{file}")
-                if other.get("fence", 0) >= self._fence:
-                    raise self._not_alone() from None
-                self._number += 1
-
-    def _write_segment(self, table: schema.Table, columns: Columns) -> None:
-        """Rows -> one immutable segment."""
-        rows = len(columns["step"])
-        if rows:
-            content = encode(table, columns, self._identity | (self._split if table == "steps" else {}))
-            self._written += 1
-            file = f"{schema.SEGMENTS_DIR}/{self._prefix}-{self._written:04d}-{table}.parquet"
-            self._put(file, content)
-            self._segments.append({"file": file, "table": table, "sha256": _sha256(content), "rows": rows})
-
-    def _write_checkpoint(self, state: TrialState) -> schema.CheckpointRef:
-        content = encode_state(state)
-        file = f"{schema.CHECKPOINTS_DIR}/{self._prefix}-{self._number + 1:04d}.pt"
-        self._put(file, content)
-        return {"file": file, "sha256": _sha256(content), "bytes": len(content)}
-
-    def _forget_checkpoints(self, commit: schema.Commit) -> None:
-        """Remove those that nothing goes on from: all but this commit's and, while the trial runs, the last one's."""
-        kept = {_file_of(commit), None if commit["status"] in schema.FINAL_STATUSES else _file_of(self._last)}
-        for name in self._store.names(f"{self._directory}/{schema.CHECKPOINTS_DIR}"):
-            if f"{schema.CHECKPOINTS_DIR}/{name}" not in kept and name not in self._aside:
-                self._store.remove(f"{self._directory}/{schema.CHECKPOINTS_DIR}/{name}")
-
-    def _put(self, file: str, content: bytes) -> None:
-        """A name that is taken means that another run writes this trial too."""
-        try:
-            self._store.write(f"{self._directory}/{file}", content)
-        except FileExistsError as error:
-            raise self._not_alone() from error
-
-    def _not_alone(self) -> StorageError:
-        return StorageError(
-            f"another run is writing trial {self.key} in {self._store.root}: wait for it, or give another --storage"
+        self._submit(
+            lambda: self._files.commit(
+                added, step=step, samples=samples, status=status, cause=cause, state=state, elapsed_s=elapsed_s
+            )
         )
 
-    @property
-    def _prefix(self) -> str:
-        """Of file names: no two writers have the same."""
-        return f"a{self._attempt:03d}" + (f"-f{self._fence:04d}" if self._fence is not None else "")
+    def fail(self, cause: str) -> None:
+        """Say that the trial failed. It stands where it was last committed."""
+        self.stand("failed", cause)
+
+    def stand(self, status: schema.Status, cause: str) -> None:
+        """Say how the trial stands where it was last committed: nothing added since then is kept."""
+        elapsed_s = time.monotonic() - self._begin
+        self._submit(lambda: self._files.stand(status, cause, elapsed_s))
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -262,28 +129,13 @@ class TrialLog:
         columns = self._columns[table]
         for name, value in row.items():
             columns[name].append(value)
-        if len(columns["step"]) >= _ROWS_PER_SEGMENT:
+        if len(columns["step"]) >= MOST_ROWS:
             full = self._taken(table)
-            self._submit(lambda: self._write_segment(table, full))
+            self._submit(lambda: self._files.add_rows(table, full))
 
     def _taken(self, table: schema.Table) -> Columns:
         columns, self._columns[table] = self._columns[table], _empty(table)
         return columns
-
-
-def encode(table: schema.Table, columns: Columns, constants: Row) -> bytes:
-    """Rows of one table as the bytes of a Parquet file; `constants` are columns that repeat in every row."""
-    arrow, rows = schema.arrow_schema(table), len(columns["step"])
-    arrays = [
-        pa.repeat(pa.scalar(constants[f.name], f.type), rows)
-        if f.name in constants
-        else pa.array(columns[f.name], f.type)
-        for f in arrow
-    ]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays, schema=arrow), sink, compression="zstd", write_page_checksum=True)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def _empty(table: schema.Table) -> Columns:
@@ -292,18 +144,3 @@ def _empty(table: schema.Table) -> Columns:
 
 def _at_once(job: Job) -> None:
     job()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _file_of(commit: schema.Commit | None) -> str | None:
-    """Its checkpoint's name."""
-    checkpoint = commit.get("checkpoint") if commit else None
-    return checkpoint["file"] if checkpoint else None
-
-
-def _attempts(segments: list[str]) -> int:
-    """Attempts that have left segments, committed or not."""
-    return max((int(name[1:4]) for name in segments), default=-1) + 1

@@ -7,6 +7,7 @@ A study directory:
     STUDY/plan/0001.json                      what the grid points mean: targets, rules -> trials (only ever added to)
     STUDY/trials/<key>/trial.json             trial facts, written once
     STUDY/trials/<key>/segments/*.parquet     immutable rows of `steps`, `evals` and, on request, `layers`
+    STUDY/trials/<key>/steps*.parquet         all rows of a trial that has ended, in one file; likewise evals*, layers*
     STUDY/trials/<key>/checkpoints/*.pt       states to go on from: that of the last commit and the one before
     STUDY/trials/<key>/commits/0001.json      binds segments and a checkpoint by sha256; rows outside do not exist
 
@@ -172,6 +173,7 @@ class SegmentRef(TypedDict):
     table: Table
     sha256: str
     rows: int
+    level: NotRequired[int]  # how often its rows were merged with those of other segments; 0 where it is not said
 
 
 class CheckpointRef(TypedDict):

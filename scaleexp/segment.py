@@ -1,14 +1,21 @@
-"""Bytes of a segment -> rows, in memory that its size bounds: what a file says about itself may be absurd."""
+"""Rows <-> the bytes of a segment.
+
+They are read in memory that the size of the file bounds: what it says about itself may be absurd.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scaleexp.errors import CorruptError
-from scaleexp.schema import SegmentRef
+from scaleexp.schema import SegmentRef, Table, arrow_schema
+
+Row = dict[str, Any]
+Columns = dict[str, list[Any]]
 
 MOST_ROWS_PER_BYTE = 64
 """More than any log holds, whose steps and samples differ in every row."""
@@ -41,3 +48,37 @@ def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: ob
         if isinstance(error, CorruptError):
             raise
         raise CorruptError(f"{file} is no readable Parquet file ({error}): restore it from a copy.") from None
+
+
+def conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """The wanted columns; a nullable one that an older writer did not know is null.
+
+    Raises:
+        CorruptError: one that every version of the log has is not there.
+    """
+    for field in wanted:
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise CorruptError(f"a segment lacks the column {field.name}, which every version of the log has.")
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(wanted.names).cast(wanted)
+
+
+def table_of(table: Table, columns: Columns, constants: Mapping[str, Any]) -> pa.Table:
+    """Rows of one table; `constants` are columns that repeat in every row."""
+    arrow, rows = arrow_schema(table), len(columns["step"])
+    arrays = [
+        pa.repeat(pa.scalar(constants[f.name], f.type), rows)
+        if f.name in constants
+        else pa.array(columns[f.name], f.type)
+        for f in arrow
+    ]
+    return pa.table(arrays, schema=arrow)
+
+
+def encode(rows: pa.Table) -> bytes:
+    """The bytes of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content

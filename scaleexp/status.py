@@ -5,17 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from io import StringIO
 from typing import Any, TypedDict
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from scaleexp import lease, schema
-from scaleexp.commits import last_commit, newest_plan
+from scaleexp import lease, schema, spending
+from scaleexp.commits import Commits, last_commits, newest_plan
 from scaleexp.errors import StorageError
-from scaleexp.plan_table import duration
 from scaleexp.storage import Store
 
 STATUS_JSON_VERSION = 1
@@ -51,6 +45,14 @@ class Driver(TypedDict):
     stopping: bool  # it was asked to
 
 
+class LimitRow(TypedDict):
+    """A limit that the newest run was given, and what was used of it."""
+
+    limit: str  # limits.wall_s [seconds], limits.gpu_hours [hours] or limits.usd [US dollars]
+    value: float
+    used: float  # by that run of limits.wall_s, by all runs of the others
+
+
 class StatusDocument(TypedDict):
     """`scaleexp status --json`."""
 
@@ -60,6 +62,7 @@ class StatusDocument(TypedDict):
     driver: Driver | None
     trials: dict[str, int]  # by status
     eta_s: float | None  # [seconds]; null where nothing runs or too little is known
+    limits: list[LimitRow]
     rows: list[TrialRow]
 
 
@@ -77,9 +80,7 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
     if found is None:
         raise StorageError(f"{store.root} holds no study: give the directory that `scaleexp run` writes to.")
     plan = found[1]
-    commits = {
-        k: last_commit(store, k) for k in (schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"])
-    }
+    commits = last_commits(store, [schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"]])
     rows = [_row(trial, commits) for trial in plan["trials"]]
     driver, since = _driver(store)
     return StatusDocument(
@@ -89,11 +90,12 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
         driver=driver,
         trials=dict(Counter(row["status"] for row in rows)),
         eta_s=_eta_s(rows, commits, driver, since, time.time() if now is None else now),
+        limits=[LimitRow(limit=name, value=value, used=used) for name, value, used in spending.of_limits(store)],
         rows=rows,
     )
 
 
-def _row(trial: schema.PlannedTrial, commits: dict[str, schema.Commit | None]) -> TrialRow:
+def _row(trial: schema.PlannedTrial, commits: Commits) -> TrialRow:
     key = schema.trial_key(trial["trial_id"], trial["realisation"])
     commit = commits[key]
     goal = commit.get("goal") if commit else None
@@ -130,7 +132,7 @@ def _driver(store: Store) -> tuple[Driver | None, float]:
 
 def _eta_s(
     rows: Sequence[TrialRow],
-    commits: dict[str, schema.Commit | None],
+    commits: Commits,
     driver: Driver | None,
     since: float,
     now: float,
@@ -149,45 +151,3 @@ def _eta_s(
     done = float(sum(c["samples"] for c in commits.values() if c and c.get("fence") == driver["lease"]))
     left = sum(max(usual - row["samples"], 0.0) for row in rows if row["status"] not in schema.FINAL_STATUSES)
     return (now - since) * left / done if done > _KNOWN_SHARE * (done + left) else None
-
-
-def rendered(document: StatusDocument, *, width: int) -> str:
-    """As a person reads it."""
-    states = {row["key"]: _state(row) for row in document["rows"]}
-    shown = [s for s in ("ended", "running", "waiting", "stopped", "failed") if s in states.values()]
-    alive = document["driver"] is not None and document["driver"]["running"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("batch", "workers", "trials", *shown, "furthest step"):
-        table.add_column("interrupted" if name == "running" and not alive else name, justify="right", no_wrap=True)
-    for batch in sorted({row["batch_size"] for row in document["rows"]}):
-        own = [row for row in document["rows"] if row["batch_size"] == batch]
-        count = Counter(states[row["key"]] for row in own)
-        workers = "/".join(str(w) for w in sorted({row["workers"] for row in own}))
-        furthest = max(row["step"] for row in own)
-        table.add_row(str(batch), workers, str(len(own)), *(str(count[s] or "") for s in shown), str(furthest or ""))
-    console = Console(file=StringIO(), width=width, highlight=False)
-    console.print(table)
-    text = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
-    head = [document["study"] + ": " + document["question"], _told(document)]
-    failed = next((row for row in document["rows"] if row["status"] == "failed"), None)
-    tail = [f"first failure (trial {failed['key']}): {failed['cause']}"] if failed else []
-    return "\n".join([*head, text, *tail])
-
-
-def _state(row: TrialRow) -> str:
-    """Its column."""
-    return "ended" if row["status"] in schema.FINAL_STATUSES else row["status"]
-
-
-def _told(document: StatusDocument) -> str:
-    """Who runs it, and for how long."""
-    driver, total = document["driver"], len(document["rows"])
-    ended = sum(document["trials"].get(s, 0) for s in schema.FINAL_STATUSES)
-    done = f"{ended}/{total} trials ended"
-    if driver is None:
-        return f"{done}; not started"
-    who = f"process {driver['pid']} on {driver['host']}"
-    if not driver["running"]:
-        return f"{done}; nobody runs it" + ("" if ended == total else f" (last was {who})")
-    eta = "" if document["eta_s"] is None else f", about {duration(document['eta_s'])} left"
-    return f"{done}; {'stopping' if driver['stopping'] else 'run'} by {who}{eta}"

@@ -28,6 +28,9 @@ from scaleexp.retry import PATIENCE_S, persist
 _PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR}
 """What a network file system says while its server is away; a disk that is full or forbidden stays so."""
 
+_FEW = 8
+"""Directories that are listed one by one: of a large study, what is below them all is thousands of files."""
+
 T = TypeVar("T")
 
 
@@ -221,11 +224,25 @@ class Store:
         path = self.path(directory)
         try:
             found = self._persist(lambda _: [e.name for e in os.scandir(path)], f"cannot list {path}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise StorageError(f"could not list {path}: {error.strerror or error}") from error
         return sorted(name for name in found if not name.endswith(".tmp"))
+
+    def listing(self, below: str, *, count: int) -> Callable[[str], list[str]]:
+        """`names` for about so many directories below one; of many on an object store all are listed now, as one.
+
+        Raises:
+            StorageError: they could not be read.
+        """
+        if self._bucket is None or count <= _FEW:
+            return self.names
+        found: dict[str, list[str]] = {}
+        for path in self._bucket.below(below, self._patience_s):
+            parent, _, name = path.rpartition("/")
+            found.setdefault(parent, []).append(name)
+        return lambda directory: sorted(found.get(directory, ()))
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:

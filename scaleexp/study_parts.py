@@ -194,16 +194,16 @@ class TargetSpec(Part):
 
 
 class Limits(Part):
-    """Where a run ends that does not reach its target, and where the whole study does."""
+    """Where a trial ends that does not reach its target, and what the study never exceeds."""
 
     samples: Positive
     """Samples per trial: it ends at the last step boundary that does not pass them."""
     wall_s: PositiveReal | None = None
-    """Wall time of one run of the command [seconds]; the same command goes on with what it stopped."""
+    """Wall time of each run of the command [seconds]; the same command goes on with what it stopped."""
     gpu_hours: PositiveReal | None = None
-    """GPU time of one run of the command [hours], all GPUs of the cluster counted."""
+    """GPUs of the cluster x time that the study held them [hours], over all runs of the command; raised, it goes on."""
     usd: PositiveReal | None = None
-    """Cost of one run of the command [US dollars], all workers of the cluster counted; needs a price."""
+    """GPUs (or CPU cores where there is none) x time held x price [US dollars], over all runs; needs a price."""
     start_s: PositiveReal = 300.0
     """Time that a group of real workers waits for free CPUs or GPUs [seconds]; then its trials fail, and the others go
     on. It begins anew where a node was lost."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from scaleexp import schema, segment
 from scaleexp.checkpoint import decode
-from scaleexp.errors import CorruptError, StorageError
+from scaleexp.errors import MissingError, StorageError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, numbered, opened
 from scaleexp.storage import Store
 
@@ -82,6 +82,7 @@ def _trial(store: Store, key: str) -> Iterator[Finding]:
     if _there(store, f"{directory}/{schema.TRIAL_FILE}") or _began(store, directory, list(numbers.values())):
         yield from _object(store, f"{directory}/{schema.TRIAL_FILE}", schema.TrialFacts, anew)
     seen: set[tuple[str, str]] = set()
+    counts = True  # the newest commit that can be read; what earlier ones bind may have been merged or removed since
     for number in sorted(numbers, reverse=True):
         file = f"{directory}/{schema.COMMITS_DIR}/{numbers[number]}"
         try:
@@ -92,15 +93,15 @@ def _trial(store: Store, key: str) -> Iterator[Finding]:
             continue
         for reference in _references(commit):
             bound = (f"{directory}/{reference['file']}", reference["sha256"])
-            # A checkpoint is removed once later ones are there.
-            if bound not in seen and (number == max(numbers) or "table" in reference or _there(store, bound[0])):
+            if bound not in seen and (counts or _there(store, bound[0])):
                 yield from _bound(store, bound[0], reference, _go_back(file))
             seen.add(bound)
+        counts = False
     files = {file for file, _ in seen}
-    for place in (schema.SEGMENTS_DIR, schema.CHECKPOINTS_DIR):
-        for name in store.names(f"{directory}/{place}"):
-            if f"{directory}/{place}/{name}" not in files:
-                yield _unneeded(f"{directory}/{place}/{name}", "no commit that is whole binds it, so nothing reads it")
+    for place in (f"{directory}/{schema.SEGMENTS_DIR}", f"{directory}/{schema.CHECKPOINTS_DIR}", directory):
+        for name in store.names(place):
+            if f"{place}/{name}" not in files and name.endswith((".parquet", ".pt")):
+                yield _unneeded(f"{place}/{name}", "no commit that is whole binds it, so nothing reads it")
 
 
 def _began(store: Store, directory: str, commits: list[str]) -> bool:
@@ -139,15 +140,11 @@ def _bound(store: Store, file: str, reference: Any, remedy: str) -> Iterator[Fin
         yield _wrong(file, error, remedy)
 
 
-class _MissingError(CorruptError):
-    """A file that has to be there is not."""
-
-
 def _read(store: Store, file: str) -> bytes:
     try:
         return store.read(file)
     except FileNotFoundError:
-        raise _MissingError(f"{file} is not there") from None
+        raise MissingError(f"{file} is not there") from None
 
 
 def _there(store: Store, file: str) -> bool:
@@ -170,7 +167,7 @@ def _go_back(commit_file: str) -> str:
 
 def _wrong(file: str, error: StorageError, remedy: str) -> Finding:
     said = str(error).removeprefix(file).strip().rstrip(".").removesuffix(f": {RESTORE}")
-    kind: Kind = "missing" if isinstance(error, _MissingError) else "corrupt"
+    kind: Kind = "missing" if isinstance(error, MissingError) else "corrupt"
     return Finding(file=file, kind=kind, problem=said, remedy=remedy)
 
 

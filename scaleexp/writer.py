@@ -1,7 +1,7 @@
-"""Writing beside training: what the log of a process puts into the storage, in order, in a thread of its own.
+"""Writing beside training: what the logs of a process put into the storage, in threads of its own.
 
 A commit is several files, each made durable before the next, which takes milliseconds on a disk and far longer on an
-object store; training does not wait for it.
+object store; training does not wait for it. Trials that end together write side by side.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 
+LANES = 4
+"""Logs that write at the same time: they wait for the storage, not for a core."""
 MOST_WAITING = 1024
 """Jobs that may wait; a writer that falls further behind holds training up."""
 
@@ -18,36 +21,31 @@ Job = Callable[[], None]
 
 
 class Writer:
-    """Runs jobs one after another; after one that failed it runs no other.
+    """Runs jobs in lanes, those of one lane one after another; after one that failed it runs no other.
 
     A context manager that ends when all jobs are done, and raises what one of them raised.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log")
+        self._pools = [ThreadPoolExecutor(max_workers=1, thread_name_prefix="log") for _ in range(LANES)]
+        self._opened = 0
         self._waiting: deque[Future[None]] = deque()
         self._failure: BaseException | None = None
 
-    def submit(self, job: Job) -> None:
-        """Run a job after those before it.
+    def lane(self) -> Callable[[Job], None]:
+        """What runs jobs in the order in which it is given them, while the caller goes on.
 
-        Raises:
-            Exception: what an earlier job raised.
+        It raises what an earlier job raised.
         """
+        pool = self._pools[self._opened % LANES]
+        self._opened += 1
+        return partial(self._submit, pool)
+
+    def _submit(self, pool: ThreadPoolExecutor, job: Job) -> None:
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= MOST_WAITING):
             self._waiting.popleft().result()
         self._raise()
-        self._waiting.append(self._pool.submit(self._run, job))
-
-    def wait(self) -> None:
-        """Until every job is done.
-
-        Raises:
-            Exception: what one of them raised.
-        """
-        while self._waiting:
-            self._waiting.popleft().result()
-        self._raise()
+        self._waiting.append(pool.submit(self._run, job))
 
     def _run(self, job: Job) -> None:
         if self._failure is None:
@@ -66,6 +64,7 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True)
+        for pool in self._pools:
+            pool.shutdown(wait=True)
         if error is None:
             self._raise()

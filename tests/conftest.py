@@ -11,6 +11,13 @@ import pytest
 MEASUREMENTS = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes (-n), one of them runs every test that starts a Ray, one after the other."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def measurements() -> Path:
     """Directory of measurements made by others."""

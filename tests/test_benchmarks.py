@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.benchmarks.__main__ import rows, table
+from tests.benchmarks.__main__ import NAMES, rows, table
 from tests.benchmarks.harness import Ratio, Seconds, alternate, ratio, report, worst
 
 ROOT = Path(__file__).parents[1]
@@ -81,12 +81,23 @@ def test_the_last_line_of_a_report_is_its_json_and_the_table_reads_it(capsys):
     assert "at most 1.05" in table([last])
 
 
+def test_every_benchmark_is_among_those_that_are_run_together():
+    files = {p.stem for p in (ROOT / "tests" / "benchmarks").glob("*.py") if "report(" in p.read_text()}
+    assert set(NAMES) == files - {"harness"}
+
+
 def test_a_benchmark_that_failed_has_its_line_in_the_table():
     assert "failed" in table([{"benchmark": "some_name", "failed": "exit code 1"}])
 
 
 @pytest.mark.parametrize(
-    ("name", "more"), [("pack_limit", {"headline_case"}), ("memory", {"r_squared", "data_copies_k64"})]
+    ("name", "more"),
+    [
+        ("pack_limit", {"headline_case"}),
+        ("memory", {"r_squared", "data_copies_k64"}),
+        ("many_trials", {"trials_per_minute", "status_s", "status_bar_s", "fit_s"}),
+        ("long_run", {"segments_bound", "commits", "growth_bytes", "reader_growth_bytes"}),
+    ],
 )
 def test_a_smoke_run_ends_with_its_json(name, more):
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--quick"]

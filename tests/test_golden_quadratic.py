@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from analysis.read import load, read_evals
 from scaleexp.config import load_study
@@ -88,3 +89,11 @@ def test_momentum_follows_its_exact_second_moments(batch_size):
     values = engine.evaluate()["expected_loss"]
     exact = heavy_ball_loss(0.05, 0.9, batch_size, 150)
     assert abs(values.mean() - exact) < 3 * values.std(ddof=1) / 16
+
+
+def test_a_sample_is_the_same_in_whatever_order_and_sizes_samples_are_asked_for():
+    whole = Quadratic(dimensions=3, dtype=torch.float64).batch(5, 0, 40_000)[0]
+    workload = Quadratic(dimensions=3, dtype=torch.float64)
+    for start, stop in [(0, 4), (4, 8), (2, 6), (5_400, 5_470), (0, 4), (20_000, 39_000), (39_000, 39_001), (1, 2)]:
+        assert torch.equal(workload.batch(5, start, stop)[0], whole[start:stop])
+        assert not torch.equal(workload.batch(6, start, stop)[0], whole[start:stop])

@@ -10,11 +10,13 @@ import pytest
 from analysis.read import load, read_evals, read_steps
 from analysis.study import analyse
 from scaleexp.config import load_study
-from scaleexp.errors import ConfigError, InfeasibleError, TrialsFailedError
+from scaleexp.errors import ConfigError, InfeasibleError, NotEnoughDataError, TrialsFailedError
+from scaleexp.execute import run_packed
 from scaleexp.launch.cluster import Resources, check_feasible
-from scaleexp.launch.runner import _time_allowed, open_study, prepare, run_study
+from scaleexp.launch.runner import open_study, prepare, run_study
 from scaleexp.plan import make_plan
 from scaleexp.schema import deterministic_columns
+from tests.without_ray import assigned
 
 SMALL = [
     "dtype=float64",
@@ -146,19 +148,6 @@ def test_limits_of_a_run_may_change_but_its_data_may_not(tmp_path):
         open_study(changed, tmp_path)
 
 
-def test_gpu_hours_without_a_gpu_are_refused():
-    study = load_study("quadratic", ["limits.gpu_hours=1"])
-    with pytest.raises(ConfigError, match=r"Ray has no GPU: set limits\.wall_s"):
-        _time_allowed(study, Resources(cpus=2, gpus=0))
-    assert _time_allowed(study, Resources(cpus=2, gpus=4)) == (900.0, "limits.gpu_hours = 1")
-
-
-def test_the_first_limit_to_be_met_stops_a_run():
-    study = load_study("quadratic", ["limits.wall_s=100", "limits.usd=2", "price_usd_per_worker_hour=60"])
-    assert _time_allowed(study, Resources(cpus=2, gpus=0)) == (60.0, "limits.usd = 2")
-    assert _time_allowed(study, Resources(cpus=1, gpus=0)) == (100.0, "limits.wall_s = 100")
-
-
 def fails_with(study_class, root):
     sets = [
         f"workload={{name: 'tests.plugin_workloads:{study_class}'}}",
@@ -180,3 +169,20 @@ def test_a_failing_workload_is_told_with_its_cause(tmp_path):
 @pytest.mark.ray
 def test_a_dying_process_is_told_and_ends(tmp_path):
     assert "1 of 1 trials failed" in fails_with("Dying", tmp_path / "study")
+
+
+def test_a_study_whose_every_trial_diverged_has_nothing_to_fit_and_says_why(tmp_path):
+    sets = [
+        "workers=[4]",
+        "seeds=[0]",
+        "base={batch_size: 16, lr: 1.0e6}",
+        "lr_multipliers=[1, 4]",
+        "lr_rules=[none]",
+        "limits.samples=640",
+    ]
+    study = prepare(load_study("quadratic", [*sets, "realisations=[]"]))
+    open_study(study, tmp_path)
+    run_packed(assigned(study, tmp_path), study.plan.trials, threads=1)
+    with pytest.raises(NotEnoughDataError, match=r"all 2 trials diverged.*the training loss became .* Lower base\.lr"):
+        run_study(study, tmp_path)
+    assert NotEnoughDataError.exit_code == 6

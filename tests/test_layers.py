@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("scaleexp", "analysis")
 CONTRACT = {
-    f"scaleexp{name}" for name in ("", ".errors", ".schema", ".laws", ".storage", ".integrity", ".segment", ".redact")
+    f"scaleexp{name}"
+    for name in ("", ".errors", ".schema", ".laws", ".storage", ".integrity", ".segment", ".redact", ".at_once")
 }
 LAYERS = [line for line in Path(__file__).with_name("layers.txt").read_text().splitlines() if line and line[0] != "#"]
 

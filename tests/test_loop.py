@@ -100,7 +100,7 @@ def test_evaluations_fall_on_the_first_step_past_each_multiple_of_the_cadence(st
 
 def test_schema_of_the_files_is_the_contract(study):
     root, trials = study
-    for segment in (root / "trials" / trials[0].key / "segments").iterdir():
+    for segment in (root / "trials" / trials[0].key).glob("*.parquet"):
         table = "evals" if "evals" in segment.name else "steps"
         found = pq.read_schema(segment)
         assert found.equals(schema.arrow_schema(table), check_metadata=False)

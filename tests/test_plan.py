@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 
 from scaleexp.config import load_study
 from scaleexp.errors import ConfigError
-from scaleexp.facts import usable_cores
 from scaleexp.packing import cost, makespan
 from scaleexp.plan import (
     content_hash,
@@ -24,9 +24,17 @@ from scaleexp.plan import (
     plan_table,
     render_plan,
 )
+from scaleexp.plan_rows import Calibration, Estimate, Range
 
 GRID = str(Path(__file__).with_name("grid_study.yaml"))
-SECONDS = dict.fromkeys([4, 8, 16, 32, 64, 128, 256, 512, 1024], 60.0)
+ESTIMATE = Estimate(seconds=Range(50.0, 60.0, 90.0), disk_bytes=Range(1e6, 2e6, 3e6))
+FOUND = Calibration(
+    batches=dict.fromkeys([4, 8, 16, 32, 64, 128, 256, 512, 1024], ESTIMATE),
+    workers=4,
+    repeats=5,
+    states_bytes=1e5,
+    study_bytes=5e4,
+)
 
 
 def plan_of(*overrides, name=GRID, **options):
@@ -354,12 +362,12 @@ def test_no_slot_is_refused():
 
 
 @pytest.mark.parametrize("name", [GRID, "quickstart", "quadratic"])
-@pytest.mark.parametrize("seconds", [None, SECONDS])
-def test_plan_json_matches_its_schema(name, seconds):
+@pytest.mark.parametrize("found", [None, FOUND])
+def test_plan_json_matches_its_schema(name, found):
     schema = json.loads((resources.files("scaleexp") / "schemas" / "plan.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     study, plan = plan_of("price_usd_per_worker_hour=2", name=name)
-    document = json.loads(json.dumps(plan_document(plan, study, seconds), allow_nan=False))
+    document = json.loads(json.dumps(plan_document(plan, study, found), allow_nan=False))
     jsonschema.validate(document, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**document, "extra": 1}, schema)
@@ -367,30 +375,65 @@ def test_plan_json_matches_its_schema(name, seconds):
 
 def test_the_rows_add_up():
     study, plan = plan_of("price_usd_per_worker_hour=2")
-    rows = plan_table(plan, study, SECONDS)
-    document = plan_document(plan, study, SECONDS)
+    rows = plan_table(plan, study, FOUND)
+    document = plan_document(plan, study, FOUND)
     assert sum(row["trials"] + len(row["second_realisations"]) for row in rows) == len(plan.trials)
     assert document["samples_at_most"] == sum(t.limit_steps * t.batch_size for t in plan.trials)
     assert document["samples_at_most"] <= len(plan.trials) * study.limits.samples
-    assert document["seconds_at_most"] == 540.0
-    assert document["usd_at_most"] == pytest.approx(2 * usable_cores() * 540 / 3600)
+    assert (document["seconds_at_most"], document["seconds_interval"]) == (540.0, [450.0, 810.0])
+    assert (document["disk_bytes_at_most"], document["disk_bytes_interval"]) == (18.05e6, [9.05e6, 27.05e6])
+    assert document["peak_disk_bytes_at_most"] == 27.15e6
+    assert document["usd_at_most"] == pytest.approx(2 * 4 * 540 / 3600)
+    assert document["usd_interval"] == pytest.approx([2 * 4 * 450 / 3600, 2 * 4 * 810 / 3600])
+
+
+def test_only_what_has_not_ended_is_counted():
+    study, plan = plan_of("price_usd_per_worker_hour=2")
+    going = [t for t in plan.trials if t.batch_size == 64][:3]
+    left = {t.key: 10 for t in going}
+    found = replace(FOUND, batches={64: ESTIMATE}, study_bytes=0.0)
+    document = plan_document(plan, study, found, left)
+    assert (document["trials"], document["trials_ended"]) == (3, len(plan.trials) - 3)
+    assert document["samples_at_most"] == 3 * 10 * 64
+    assert (document["seconds_at_most"], document["disk_bytes_at_most"]) == (60.0, 2e6)
+    text = render_plan(document, width=100)
+    assert [line.split()[0] for line in text.splitlines() if " x 4 " in line] == ["64"]
+    assert f"3 trials ({len(plan.trials) - 3} have ended already and are not counted)" in text
+    jsonschema.validate(document, json.loads((resources.files("scaleexp") / "schemas" / "plan.json").read_text()))
+    nothing = plan_document(plan, study, Calibration(), {})
+    assert (nothing["trials"], nothing["samples_at_most"], nothing["seconds_at_most"]) == (0, 0, 0.0)
+    assert "nothing is left to run" in render_plan(nothing)
+    jsonschema.validate(nothing, json.loads((resources.files("scaleexp") / "schemas" / "plan.json").read_text()))
 
 
 def test_an_unknown_part_leaves_the_total_unknown():
     study, plan = plan_of()
-    document = plan_document(plan, study, {4: 1.0})
-    assert document["seconds_at_most"] is None
-    assert document["batches"][0]["seconds_at_most"] == 1.0
+    document = plan_document(plan, study, Calibration(batches={4: ESTIMATE}))
+    assert document["seconds_at_most"] is document["disk_bytes_at_most"] is None
+    assert document["batches"][0]["seconds_at_most"] == 60.0
+
+
+def test_what_was_not_measured_has_no_number_and_a_reason():
+    study, plan = plan_of()
+    assert "cost: not known" in (text := render_plan(plan_document(plan, study, FOUND), width=200))
+    assert "cost: there is no price: set price_usd_per_worker_hour, or hardware to a profile that has one." in text
+    real = replace(ESTIMATE, seconds=None, not_timed=3)
+    document = plan_document(plan, study, replace(FOUND, batches=dict.fromkeys(FOUND.batches, real), repeats=0))
+    assert (document["seconds_at_most"], document["not_timed_trials"]) == (None, 27)
+    text = render_plan(document, width=200)
+    assert "time: not known" in text
+    assert "time: The time of 27 trials of real workers is not counted: measuring it takes launching them." in text
+    assert render_plan(plan_document(plan, study), width=200).count("nothing was measured (--no-calibrate)") == 3
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("seconds", [None, SECONDS])
+@pytest.mark.parametrize("found", [None, FOUND])
 @pytest.mark.parametrize(
     "overrides", [[], ["price_usd_per_worker_hour=3", "worker_batch=null", "micro_batch=2", "accumulation_steps=2"]]
 )
-def test_the_table_fits_and_nothing_is_cut(width, seconds, overrides):
+def test_the_table_fits_and_nothing_is_cut(width, found, overrides):
     study, plan = plan_of(*overrides)
-    text = render_plan(plan_document(plan, study, seconds), width=width)
+    text = render_plan(plan_document(plan, study, found), width=width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     assert "1024" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from importlib.resources import files
 
 import jsonschema
@@ -15,7 +16,8 @@ from scaleexp.config import load_study
 from scaleexp.errors import ConfigError, StorageError
 from scaleexp.execute import run_packed
 from scaleexp.launch.runner import open_study, prepare
-from scaleexp.status import rendered, status_of
+from scaleexp.status import status_of
+from scaleexp.status_text import MOST_BATCHES, MOST_CAUSES, rendered
 from scaleexp.storage import Store
 from tests.without_ray import assigned
 
@@ -78,12 +80,64 @@ def test_a_person_reads_one_line_per_batch_and_who_runs_it(half_done):
     lines = text.splitlines()
     assert lines[0].startswith("quadratic: ")
     assert "trials ended; nobody runs it (last was process" in lines[1]
-    rows = [line.split() for line in lines if line.strip() and line.split()[0].isdigit()]
+    assert lines[2].startswith(f"{sum(t.batch_size == 8 for t in trials)} ")
+    assert lines[2].endswith(f"{sum(t.batch_size == 16 for t in trials)} waiting")
+    rows = [line.split() for line in lines[3:] if line.split()[0].isdigit()]
     assert [int(r[0]) for r in rows] == sorted({t.batch_size for t in trials})
     assert max(map(len, lines[2:])) <= 100
     with lease.held(Store(root)):
         lease.request_stop(Store(root))
         assert "stopping by process" in rendered(status_of(Store(root)), width=100)
+
+
+def document(statuses, batches):
+    """A study whose trials have these statuses, on these batch sizes in turn; the cause of a failure is its place."""
+    rows = [
+        {
+            "key": f"trial-{i}",
+            "batch_size": batches[i % len(batches)],
+            "workers": 1,
+            "lr": 0.1,
+            "seed": 0,
+            "status": status,
+            "step": 7,
+            "samples": 7,
+            "limit_samples": 100_000,
+            "elapsed_s": 1.0,
+            "cause": f"ValueError: number {i % 5} (after step {i})" if status == "failed" else "",
+        }
+        for i, status in enumerate(statuses)
+    ]
+    driver = {"lease": 1, "running": True, "host": "here", "pid": 7, "stopping": False}
+    counted = dict(Counter(statuses))
+    return {"study": "s", "question": "q?", "driver": driver, "trials": counted, "eta_s": None, "rows": rows}
+
+
+def test_of_a_thousand_trials_a_screenful_is_shown_and_everything_on_request():
+    many = document([["reached", "running", "waiting", "failed"][i % 4] for i in range(1000)], range(1, 101))
+    short, whole = (rendered(many, width=100, everything=e) for e in (False, True))
+    assert len(short.splitlines()) <= 3 + 2 + MOST_BATCHES + 1 + MOST_CAUSES + 1
+    assert "250 reached the target, 250 running, 250 failed, 250 waiting" in short
+    assert f"and {100 - MOST_BATCHES} more batch sizes: --all shows them" in short
+    assert "50 trials failed, as trial-3 did: ValueError: number 3\n" in short
+    assert "and 100 more failed, of 2 other causes: --all shows them" in short
+    assert "trial-999" not in short
+    assert all(f" trial-{i} " in whole for i in range(1000))
+    assert "--all" not in whole
+
+
+def test_batch_sizes_where_something_failed_or_runs_are_shown_before_others():
+    statuses = ["reached"] * 100
+    statuses[70], statuses[90] = "failed", "running"
+    lines = rendered(document(statuses, range(1, 101)), width=100).splitlines()
+    shown = [int(line.split()[0]) for line in lines[5:] if line.split()[0].isdigit()]
+    assert shown == [*range(1, MOST_BATCHES - 1), 71, 91]
+
+
+def test_one_failure_is_told_with_its_trial():
+    text = rendered(document(["failed", "reached"], [4]), width=100)
+    assert "trial trial-0 failed: ValueError: number 0" in text
+    assert "--all" not in text
 
 
 def test_no_study_and_nobody_to_stop_are_said_in_a_sentence(tmp_path):

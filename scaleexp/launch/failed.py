@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from scaleexp import lease, schema
 from scaleexp.commits import commit_files, last_commit
 from scaleexp.execute import Assignment
-from scaleexp.runlog import utc_now
+from scaleexp.facts import utc_now
 from scaleexp.storage import Store
 
 

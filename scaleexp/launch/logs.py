@@ -24,8 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from scaleexp.facts import utc_now
 from scaleexp.redact import redact
-from scaleexp.runlog import utc_now
 
 LOGS_DIR = "logs"
 _LONGEST_LINE = 65536  # characters, without an end: then it is written as it is
@@ -37,6 +37,13 @@ def run_directory(root: str, fence: int | None) -> Path:
     if "://" in root:
         return Path(tempfile.mkdtemp(prefix="scaleexp-logs-"))
     return Path(root) / LOGS_DIR / f"{fence or 0:04d}"
+
+
+def tidy(directory: Path) -> None:
+    """Remove the directories of a run in which nothing was written, once nothing runs any more."""
+    for empty in [*sorted((d for d in directory.rglob("*") if d.is_dir()), reverse=True), directory]:
+        with suppress(OSError):  # something is in it
+            empty.rmdir()
 
 
 class Log(io.TextIOBase):

@@ -19,6 +19,9 @@ from scaleexp.errors import ConfigError
 from scaleexp.sampling import counter_normals
 from scaleexp.workloads.base import Batch, Direction, Forward, Gather
 
+_NUMBERS_AHEAD, _SEEDS_AHEAD = 1 << 14, 256
+"""Noise that is drawn ahead for a data seed, 128 kB, and for how many of them: at most 32 MB."""
+
 
 class _Point(nn.Module):
     """The parameter x; called with one row of weights per sample it gives their inner products with x."""
@@ -63,6 +66,10 @@ class Quadratic:
         h = np.arange(1, dimensions + 1, dtype=np.float64) ** -float(decay)
         self._h = torch.from_numpy(h).to(dtype)
         self._sqrt_c = np.sqrt(noise * h)
+        self._rows_ahead = max(1, _NUMBERS_AHEAD // dimensions)
+        self._ahead: dict[
+            int, tuple[int, Tensor]
+        ] = {}  # by data seed: index of the first sample, and the rows from it on
         self.data_sha256 = hashlib.sha256(f"quadratic {dimensions} {decay!r} {noise!r}".encode()).hexdigest()
 
     def model(self, init_seed: int) -> nn.Module:
@@ -70,9 +77,20 @@ class Quadratic:
         return _Point(len(self._h), self._dtype)
 
     def batch(self, data_seed: int, start: int, stop: int) -> Batch:
-        """Scaled noise sqrt(c) z of each sample, shape (B, d)."""
+        """Scaled noise sqrt(c) z of each sample, shape (B, d); of small batches drawn ahead, for few cost like many."""
+        if stop - start >= self._rows_ahead:
+            return (self._noise(data_seed, start, stop),)
+        first, held = self._ahead.get(data_seed, (0, None))
+        if held is None or start < first or stop > first + len(held):
+            if len(self._ahead) >= _SEEDS_AHEAD:
+                self._ahead.clear()
+            first, held = start, self._noise(data_seed, start, start + self._rows_ahead)
+            self._ahead[data_seed] = (first, held)
+        return (held[start - first : stop - first],)
+
+    def _noise(self, data_seed: int, start: int, stop: int) -> Tensor:
         z = counter_normals(start, stop, len(self._h), seed=data_seed)
-        return (torch.from_numpy(z * self._sqrt_c).to(self._dtype),)
+        return torch.from_numpy(z * self._sqrt_c).to(self._dtype)
 
     def loss(self, forward: Forward, batch: Batch, gather: Gather) -> Tensor:
         """Mean over the samples of 1/2 h x^2 + sqrt(c) z x."""

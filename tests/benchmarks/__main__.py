@@ -15,7 +15,16 @@ from typing import Any
 from tests.benchmarks.harness import options
 from tests.benchmarks.processes import ROOT, environment
 
-NAMES = ("pack_limit", "memory", "noise_overhead", "ddp_overhead", "logging_cost", "trials_per_minute")
+NAMES = (
+    "pack_limit",
+    "memory",
+    "noise_overhead",
+    "ddp_overhead",
+    "logging_cost",
+    "trials_per_minute",
+    "many_trials",
+    "long_run",
+)
 
 
 def result_of(name: str, *arguments: str) -> dict[str, Any]:

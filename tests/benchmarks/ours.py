@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +17,15 @@ from scaleexp.engines.base import Engine, FloatArray, NoiseMeasurement
 from scaleexp.engines.ddp import DdpEngine
 from scaleexp.engines.packed import PackedEngine
 from scaleexp.execute import Assignment, noise_cadence, run_packed
-from scaleexp.launch.runner import Prepared, prepare
+from scaleexp.launch.runner import Prepared, open_study, prepare
 from scaleexp.laws import noise_estimates
 from scaleexp.loop import Recipe, Signal, train_pack
 from scaleexp.packing import packs
+from scaleexp.resume import unfinished
 from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.sampling import derived_seed, sample_order
 from scaleexp.schedules import warmup_constant
+from scaleexp.status import status_of
 from scaleexp.storage import Store
 from scaleexp.trial import Trial
 from scaleexp.workloads.base import Workload
@@ -167,9 +170,9 @@ def batch(workload: Workload, seed: int, start: int, stop: int) -> tuple[torch.T
 # studies
 
 
-def prepared(overrides: Sequence[str]) -> Prepared:
-    """The quickstart with overrides, planned."""
-    return prepare(load_study("quickstart", overrides))
+def prepared(overrides: Sequence[str], study: str = "quickstart") -> Prepared:
+    """A study with overrides, planned."""
+    return prepare(load_study(study, overrides))
 
 
 def study_packs(study: Prepared, slots: int) -> list[tuple[Trial, ...]]:
@@ -201,6 +204,64 @@ def run_command(overrides: Sequence[str], root: Path) -> list[str]:
     """The command that runs the quickstart with overrides."""
     options = [word for override in overrides for word in ("--set", override)]
     return [sys.executable, "-m", "scaleexp", "run", "quickstart", "--storage", str(root), "--yes", *options]
+
+
+def command(*words: str) -> list[str]:
+    """A command of ours."""
+    return [sys.executable, "-m", *words]
+
+
+def options_of(overrides: Sequence[str]) -> list[str]:
+    """Overrides of a study as options of a command."""
+    return [word for override in overrides for word in ("--set", override)]
+
+
+def status(root: Path) -> dict[str, int]:
+    """Trials by status, as `scaleexp status` finds them."""
+    return status_of(Store(root))["trials"]
+
+
+def still_to_run(root: Path, study: Prepared) -> int:
+    """Trials that a run would go on with."""
+    return len(unfinished(Store(root), study.plan.trials, study.targets))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Assignment):
+    """An assignment that says after which steps it is, counted over all trials, without changing anything."""
+
+    each_step: Callable[[], None]
+
+    def stop(self) -> str:
+        """As any."""
+        self.each_step()
+        return super().stop()
+
+
+def run_watched(overrides: Sequence[str], root: Path, each_step: Callable[[], None]) -> str:
+    """Run a study of the quadratic in this process as a worker does; the key of its only trial."""
+    study = load_study("quadratic", overrides)
+    planned = prepare(study)
+    store = open_study(planned, root)
+    work = Watched(
+        study=study,
+        targets=planned.targets,
+        root=store.root,
+        git_sha=None,
+        deadline=None,
+        deadline_cause="",
+        each_step=each_step,
+    )
+    run_packed(work, planned.plan.trials, threads=1)
+    (trial,) = planned.plan.trials
+    return trial.key
+
+
+def committed(root: Path, key: str) -> schema.Commit:
+    """The last commit of a trial."""
+    found = last_commit(Store(root), key)
+    assert found is not None
+    return found
 
 
 def endings(root: Path, trials: Sequence[Trial]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from scaleexp.disk import Disk
@@ -24,7 +23,7 @@ class FaultyDisk(Disk):
     def __init__(self, base: Path, *, crash_before: int | None = None, skip: str = "") -> None:
         self.base, self.crash_before, self.skip = base, crash_before, skip
         self.operations: list[str] = []
-        self._paths: dict[int, Path] = {}
+        self._inodes: dict[int, int] = {}  # of open descriptors; ours, for a file system uses its own again
         self._content: dict[int, bytes] = {}
         self._durable_content: dict[int, bytes] = {}
         self._names: dict[Path, dict[str, int | None]] = {base: {}}
@@ -46,22 +45,20 @@ class FaultyDisk(Disk):
     def open_new(self, path: Path) -> int:
         self._operation(f"open {path.name}")
         descriptor = super().open_new(path)
-        self._paths[descriptor] = path
-        inode = os.fstat(descriptor).st_ino
+        inode = self._inodes[descriptor] = len(self._content)
         self._names[path.parent][path.name] = inode
         self._content[inode] = b""
-        self._durable_content.pop(inode, None)
         return descriptor
 
     def write(self, descriptor: int, content: bytes) -> None:
         self._operation("write")
         super().write(descriptor, content)
-        self._content[os.fstat(descriptor).st_ino] = content
+        self._content[self._inodes[descriptor]] = content
 
     def sync(self, descriptor: int) -> None:
         self._operation("sync")
         if self.skip != "file":
-            inode = os.fstat(descriptor).st_ino
+            inode = self._inodes[descriptor]
             self._durable_content[inode] = self._content[inode]
 
     def close(self, descriptor: int) -> None:

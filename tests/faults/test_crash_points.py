@@ -53,8 +53,9 @@ def prepared():
 
 
 def run(prepared, root, patch, device=disk.LOCAL):
-    """The study without Ray, on a disk."""
+    """The study without Ray, on a disk whose operations come in the same order each time."""
     patch.setattr(disk, "LOCAL", device)
+    patch.setattr("scaleexp.writer.LANES", 1)
     calls = itertools.count(1)
     patch.setattr("scaleexp.execute._Clock.__call__", lambda self: Signal("", next(calls) in COMMIT_AFTER))
     open_study(prepared, root)
@@ -111,7 +112,7 @@ def check_crash(prepared, expected, base, point, *, skip=""):
     device.survivors(left)
     root = left / "study"
     for name in returned:
-        if "checkpoints" not in name:  # one that a later commit does without may be gone
+        if "checkpoints" not in name and "segments" not in name:  # a later commit may do without them
             assert (root / name).read_bytes(), name
     commits = commits_of(root, prepared)
     if any(commits.values()):

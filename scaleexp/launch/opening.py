@@ -1,0 +1,119 @@
+"""A study before it runs: checked against its data, planned, and opened in its storage."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from scaleexp import schema
+from scaleexp.commits import newest_plan
+from scaleexp.config import Study, check_against_data, validate_study
+from scaleexp.errors import ConfigError
+from scaleexp.execute import workload_of
+from scaleexp.growth import check_growth, differences
+from scaleexp.plan import directed_targets, make_plan
+from scaleexp.redact import redacted
+from scaleexp.storage import Store, json_bytes
+from scaleexp.trial import Plan
+
+if TYPE_CHECKING:
+    from scaleexp.workloads.base import Workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A study that was checked against its data.
+
+    Attributes:
+        study: as validated.
+        plan: its trials.
+        targets: with their directions.
+        workload: its workload, the data loaded.
+    """
+
+    study: Study
+    plan: Plan
+    targets: tuple[schema.Target, ...]
+    workload: Workload
+
+
+def prepare(study: Study) -> Prepared:
+    """Load the workload, check the study against it, and plan.
+
+    Raises:
+        ConfigError: a batch larger than the data, a metric that is never reported, options of no use, ...
+    """
+    from scaleexp.exact_layers import has_batch_norm
+
+    workload = workload_of(study)
+    check_against_data(study, workload.n_train, workload.metrics)
+    if workload.couples_examples and study.split[1] > 1:
+        raise ConfigError(
+            f"The loss of workload {study.workload.name!r} couples the examples of a batch, so micro-batches cannot be "
+            f"accumulated: set accumulation_steps to 1 (it is {study.split[1]})."
+        )
+    plan = make_plan(study, workload.data_sha256, has_batch_norm=has_batch_norm(workload.model(0)))
+    targets = tuple(directed_targets(study, workload.metrics))
+    return Prepared(study=study, plan=plan, targets=targets, workload=workload)
+
+
+def open_study(prepared: Prepared, root: str | Path) -> Store:
+    """Create the study directory, or go on with one that holds this study or less of it.
+
+    Raises:
+        ConfigError: it holds another study.
+        StorageError: it cannot be written.
+    """
+    store = Store(root)
+    held = check_held(prepared, store)
+    with suppress(FileExistsError):
+        store.write_json(schema.STUDY_FILE, _dumped(prepared))
+    plan = _plan_file(prepared)
+    if held is None or differences(_without_study(held[1]), _without_study(plan)):
+        store.write_json(f"{schema.PLAN_DIR}/{held[0] + 1 if held else 1:04d}.json", plan)
+    return store
+
+
+def bytes_of(prepared: Prepared) -> int:
+    """What the study file and the plan take [bytes]."""
+    return len(json_bytes(_dumped(prepared))) + len(json_bytes(_plan_file(prepared)))
+
+
+def _dumped(prepared: Prepared) -> dict[str, Any]:
+    study: dict[str, Any] = redacted(prepared.study.model_dump(mode="json"))
+    return {"schema_version": schema.SCHEMA_VERSION, **study}
+
+
+def _plan_file(prepared: Prepared) -> schema.PlanFile:
+    plan = prepared.plan.to_file(list(prepared.targets), unit=prepared.workload.unit)
+    return cast("schema.PlanFile", json.loads(json.dumps({**redacted(plan), "resolved": _dumped(prepared)})))
+
+
+def _without_study(plan: schema.PlanFile) -> dict[str, Any]:
+    return {key: value for key, value in plan.items() if key != "resolved"}
+
+
+def check_held(prepared: Prepared, store: Store) -> tuple[int, schema.PlanFile] | None:
+    """Number and content of the newest plan of a directory that holds this study, or less of it; None if it is empty.
+
+    Raises:
+        ConfigError: it holds another study, or one planned from other data.
+    """
+    found = newest_plan(store)
+    if found is None:
+        return None
+    plan = found[1]
+    study = _with_defaults(plan.get("resolved") or store.read_json(schema.STUDY_FILE))
+    check_growth(study, _dumped(prepared), plan, _plan_file(prepared), where=str(store.root))
+    return found
+
+
+def _with_defaults(held: dict[str, Any]) -> dict[str, Any]:
+    """A stored study with the defaults of fields that it was written without, or as it is if it is none any more."""
+    fields = {key: value for key, value in held.items() if key != "schema_version"}
+    with suppress(ConfigError):
+        return {**held, **validate_study(fields, schema.STUDY_FILE).model_dump(mode="json")}
+    return held
