@@ -137,9 +137,7 @@ def _plan(store: Store) -> tuple[PlanFile, list[str]]:
         raise StorageError(
             f"{store.root} is not a study directory: {got}; give the directory that `scaleexp run` wrote."
         )
-    plan, problems = newest_whole(
-        lambda: _numbered(store, schema.PLAN_DIR, store.names), lambda name: _decode(store, name, PlanFile)
-    )
+    plan, problems = newest_whole(lambda: files, lambda name: _decode(store, name, PlanFile))
     if plan is None:
         raise problems[0]
     used = f"Plan {sorted(files)[-1 - len(problems)]:04d} is used instead."

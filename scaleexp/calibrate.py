@@ -15,9 +15,9 @@ import torch
 
 from scaleexp.execute import Assignment, noise_cadence, packed_engine, trial_facts
 from scaleexp.facts import usable_cores
-from scaleexp.log_bytes import LogBytes, evaluations, measured
+from scaleexp.log_bytes import LogBytes, evaluations, measured, times_written
 from scaleexp.packing import packs
-from scaleexp.plan_rows import Calibration, Estimate, Range
+from scaleexp.plan_rows import NOT_SEEN, Calibration, Estimate, Range
 
 if TYPE_CHECKING:
     from scaleexp.config import Study
@@ -92,7 +92,7 @@ def calibrate(
         kind="GPU" if gpus else "CPU core",
         repeats=REPEATS if chosen else 0,
         elsewhere=os.environ.get("RAY_ADDRESS", "local") not in ("", "local"),
-        states_bytes=_states_bytes(study, packed, found, slots),
+        passing_bytes=_passing_bytes(study, packed, found, left, slots),
         study_bytes=study_bytes,
     )
 
@@ -189,7 +189,8 @@ def _pack_s(study: Study, pack: Sequence[Trial], found: _Measured, left: Mapping
     looks = max(_evaluations(study, trial, left) for trial in pack)
     share = len(pack) / found.size
     ends = (share * (steps * s + looks * e) + found.prepare_s for s, e in zip(found.step_s, found.eval_s, strict=True))
-    return Range(*ends)
+    least, usual, most = ends
+    return Range(least * (1 - NOT_SEEN), usual, most * (1 + NOT_SEEN))
 
 
 def _evaluations(study: Study, trial: Trial, left: Mapping[str, int]) -> int:
@@ -231,23 +232,41 @@ def _estimate(
 
 def _log_range(study: Study, trial: Trial, found: _Measured, left: Mapping[str, int], seconds: Range) -> Range:
     """Bytes of a trial's log and its last state, in one commit and those that the clock adds while its pack runs."""
-    steps, log = left[trial.key], found.log
-    evals = len(log.metrics) * _evaluations(study, trial, left)
-    rows = {"steps": steps, "evals": evals, "layers": -(-steps // found.noise_every) * found.layers}
+    log, rows = found.log, _rows(study, trial, found, left)
     kept = log.state if study.checkpoint.keep_finished else 0.0
-    return Range(*(log.of_log(rows, 1 + s // study.checkpoint.every_s) + kept for s in seconds))
+    begun = left[trial.key] < trial.limit_steps
+    return Range(*(log.of_log(rows, _commits(study, s), begun=begun) + kept for s in seconds))
 
 
-def _states_bytes(
-    study: Study, packed: Sequence[tuple[tuple[Trial, ...], Range]], found: Mapping[int, _Measured], slots: int
+def _rows(study: Study, trial: Trial, found: _Measured, left: Mapping[str, int]) -> dict[str, int]:
+    """By table, that a trial has before it."""
+    steps = left[trial.key]
+    evals = len(found.log.metrics) * _evaluations(study, trial, left)
+    return {"steps": steps, "evals": evals, "layers": -(-steps // found.noise_every) * found.layers}
+
+
+def _commits(study: Study, seconds: float) -> int:
+    """Of a trial whose pack runs so long: by the clock, and as it ends."""
+    return 1 + int(seconds // study.checkpoint.every_s)
+
+
+def _passing_bytes(
+    study: Study,
+    packed: Sequence[tuple[tuple[Trial, ...], Range]],
+    found: Mapping[int, _Measured],
+    left: Mapping[str, int],
+    slots: int,
 ) -> float:
-    """Of states that are on disk only while trials run, if the packs with the most run at the same time.
+    """On disk only while trials run, if the packs with the most run at the same time.
 
-    A trial under way has the state of its last commit and the one before, and for a moment that of the next.
+    A trial under way has the state of its last commit and the one before, and for a moment that of the next; and its
+    rows in segments, in those that were merged from them, and for a moment in the file of them all.
     """
     kept = int(study.checkpoint.keep_finished)
     held = []
     for pack, seconds in packed:
-        states = min(3, kept + int(seconds.most // study.checkpoint.every_s))
-        held.append(max(0, states - kept) * len(pack) * found[pack[0].batch_size].log.state)
+        own, commits = found[pack[0].batch_size], _commits(study, seconds.most)
+        states = max(0, min(3, kept + commits - 1) - kept) * own.log.state
+        rows = sum(own.log.of_rows(_rows(study, trial, own, left)) for trial in pack)
+        held.append(states * len(pack) + (times_written(commits) - 1) * rows)
     return float(sum(sorted(held, reverse=True)[:slots]))

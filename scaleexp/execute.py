@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from scaleexp import facts, lease, schema
-from scaleexp.errors import StorageError
+from scaleexp import facts, lease, memory, schema
+from scaleexp.errors import StorageError, TrialsFailedError
+from scaleexp.held import evaluated_at_once, micro_batch_of, packed_at_once, real_at_once, too_large, wanted_at_once
 from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
+from scaleexp.restating import record_failure
 from scaleexp.resume import Standing, standing, together, unfinished
 from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.schedules import warmup_constant
@@ -126,8 +128,12 @@ def packed_engine(
     threads: int,
     device: str = "cpu",
     record: Mapping[str, Any] | None = None,
+    at_once: int | None = None,
 ) -> PackedEngine:
-    """The engine of a pack of virtual-worker trials, at step 0; by the choices on record, if there are any."""
+    """The engine of a pack of virtual-worker trials, at step 0; by the choices on record, if there are any.
+
+    `at_once` samples of a trial pass through its model together, at most; None for a micro-batch of every worker.
+    """
     from scaleexp.engines.packed import PackedEngine
 
     return PackedEngine(
@@ -145,8 +151,8 @@ def packed_engine(
         kernel="vmap" if study.deterministic else "time",
         compiled=study.compile,
         steps_ahead=trials[0].limit_steps,
-        # Who accumulates does it for memory.
-        samples_at_once=trials[0].batch_size // trials[0].accumulation_steps,
+        samples_at_once=at_once or wanted_at_once(trials[0]),
+        evaluated_at_once=evaluated_at_once(trials[0], at_once, record),
         record=record,
     )
 
@@ -154,17 +160,43 @@ def packed_engine(
 def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int, device: str = "cpu") -> None:
     """Run trials of one batch size together on virtual workers, all in this process.
 
-    Those that were interrupted go on from their last commits, in groups that have come equally far.
+    Those that were interrupted go on from their last commits, in groups that have come equally far. Where memory runs
+    out, fewer samples pass through the models at once.
+
+    Raises:
+        TrialsFailedError: there is too little memory for any way to compute the same.
     """
-    store, study = Store(assignment.root), assignment.study
-    _set_torch(study)
+    store = Store(assignment.root)
+    _set_torch(assignment.study)
+    while not _packs_fit(assignment, store, trials, threads=threads, device=device):
+        gc.collect()  # what the last try held
+        if device == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _packs_fit(assignment: Assignment, store: Store, trials: Sequence[Trial], *, threads: int, device: str) -> bool:
+    """Run what is unfinished; false where memory ran out, and then what did not fit is noted."""
+    study = assignment.study
     for group in together([standing(store, trial) for trial in unfinished(store, trials, assignment.targets)]):
         if assignment.stop():
-            return
+            return True
         workload, chosen = workload_of(study), _record_of("packed", group[0])
         own = [s.trial for s in group]
-        engine = packed_engine(study, workload, own, threads=threads, device=device, record=chosen)
-        _train(assignment, store, workload, engine, group, lambda _: _Clock(assignment))
+        refused = memory.least_refused(store, "packed", 1)
+        at_once = packed_at_once(workload, own, refused)
+        if at_once is None:
+            raise TrialsFailedError(too_large(own, refused))
+        try:
+            engine = packed_engine(study, workload, own, threads=threads, device=device, record=chosen, at_once=at_once)
+            _train(assignment, store, workload, engine, group, lambda _: _Clock(assignment), at_once)
+        except Exception as error:
+            if not memory.exhausted(error):
+                raise
+            memory.refuse(store, "packed", 1, at_once * len(own), error)
+            return False
+    return True
 
 
 def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.device) -> None:
@@ -195,14 +227,22 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
     for trial in waiting[0]:
         if all_told([bool(assignment.stop())])[0]:
             return
-        found: list[Any] = [standing(store, trial) if dist.get_rank() == 0 else None]
+        found: list[Any] = [None, None]
+        if dist.get_rank() == 0:
+            found = [standing(store, trial), memory.least_refused(store, "ddp", trial.processes)]
         dist.broadcast_object_list(found, src=0)
+        refused, record = found.pop(), _record_of("ddp", found[0])
+        at_once = real_at_once(workload, trial, refused, record)
+        if at_once is None:
+            if dist.get_rank() == 0:
+                record_failure(store, [trial.key], too_large([trial], refused), fence=assignment.fence)
+            continue
         engine = DdpEngine(
             workload,
             seed=trial.seed,
             batch_size=trial.batch_size,
-            samples_at_once=trial.micro_batch
-            * (trial.workers // trial.processes if trial.accumulation_steps == 1 else 1),
+            samples_at_once=at_once,
+            evaluated_at_once=evaluated_at_once(trial, at_once, record),
             workers=trial.workers,
             optimizer=study.optimizer.model_dump(),
             noise_shards=study.noise.shards,
@@ -212,7 +252,12 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
             autocast=study.dtype == "bf16",
             compiled=study.compile == "always",
         )
-        _train(assignment, store, workload, engine, found, lambda step_s: _AgreedClock(assignment, all_told, step_s))
+        try:
+            _train(assignment, store, workload, engine, found, lambda s: _AgreedClock(assignment, all_told, s), at_once)
+        except Exception as error:
+            if memory.exhausted(error):  # what starts the group again reads it
+                memory.refuse(store, "ddp", trial.processes, at_once, error)
+            raise
         # DDP's cycles keep the process group in use; freed at exit, after Python is gone, its threads abort.
         del engine
         gc.collect()
@@ -282,6 +327,7 @@ def _train(
     engine: Engine,
     group: Sequence[Standing],
     clock: Callable[[float], Clock],
+    at_once: int,
 ) -> None:
     """Drive one engine through trials that have come equally far.
 
@@ -292,12 +338,14 @@ def _train(
         engine: at step 0.
         group: its trials.
         clock: seconds of a step -> what tells the loop the time.
+        at_once: samples of a trial that a process may hold.
     """
     study, trials = assignment.study, [s.trial for s in group]
     batch_size, commit = trials[0].batch_size, group[0].commit
     record = _record_of(engine.realisation["engine"], group[0])
     if record and commit:
-        realisation, timings = record, commit.get("timings", {})
+        fits = {n: engine.realisation[n] for n in ("samples_at_once", "evaluated_at_once")}
+        realisation, timings = record | fits, commit.get("timings", {})
     else:
         every, cost = noise_cadence(study, engine, batch_size)
         realisation = engine.realisation | {"noise_every_steps": every, "deterministic": study.deterministic}
@@ -321,7 +369,7 @@ def _train(
         logs = [
             TrialLog(
                 store,
-                trial_facts(assignment, workload, engine, s.trial),
+                trial_facts(assignment, workload, engine, s.trial, micro_batch_of(s.trial, at_once)),
                 realisation,
                 timings,
                 goal,
@@ -337,9 +385,11 @@ def _train(
         train_pack(engine, rates, logs, recipe, clock(timings.get("plain_s", _AGREE_S)), start)
 
 
-def trial_facts(assignment: Assignment, workload: Workload, engine: Engine, trial: Trial) -> schema.TrialFacts:
-    """What trial.json says."""
-    study = assignment.study
+def trial_facts(
+    assignment: Assignment, workload: Workload, engine: Engine, trial: Trial, micro_batch: int | None = None
+) -> schema.TrialFacts:
+    """What trial.json says; with another micro-batch than the plan's, if that is given."""
+    study, micro_batch = assignment.study, micro_batch or trial.micro_batch
     return {
         "schema_version": schema.SCHEMA_VERSION,
         "trial_id": trial.trial_id,
@@ -347,8 +397,8 @@ def trial_facts(assignment: Assignment, workload: Workload, engine: Engine, tria
         "seed": trial.seed,
         "batch_size": trial.batch_size,
         "workers": trial.workers,
-        "micro_batch": trial.micro_batch,
-        "accumulation_steps": trial.accumulation_steps,
+        "micro_batch": micro_batch,
+        "accumulation_steps": trial.batch_size // trial.workers // micro_batch,
         "lr": trial.lr,
         "optimizer": study.optimizer.model_dump(mode="json"),
         "workload": {"name": study.workload.name, **study.workload.options},

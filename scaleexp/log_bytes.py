@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ulp
 
 import numpy as np
 
 from scaleexp import schema
 from scaleexp.engines.base import NoiseMeasurement, TrialState
+from scaleexp.merging import FAN_IN
 from scaleexp.runlog import TrialLog
 from scaleexp.storage import Store
 
@@ -26,12 +27,12 @@ class LogBytes:
     Attributes:
         begin: trial.json and the commit before step 0.
         commit: the first one after it.
-        commit_more: what each next one is longer by, for it binds all segments so far.
+        commit_more: what it would be longer by if it bound another segment of each table.
         segment: of a segment without rows, by table.
         row: of each of its rows, by table.
         state: of one checkpoint.
         metrics: of an evaluation, each of which is a row.
-        row_s: to add a step's row and write it [seconds].
+        row_s: to add a step's row [seconds].
     """
 
     begin: float
@@ -43,10 +44,41 @@ class LogBytes:
     metrics: tuple[str, ...] = ()
     row_s: float = 0.0
 
-    def of_log(self, rows: Mapping[str, int], commits: float) -> float:
-        """Of a log of so many rows by table, in so many commits after the first; states are not counted."""
-        tables = sum(commits * self.segment[t] + n * self.row[t] for t, n in rows.items() if n)
-        return self.begin + commits * self.commit + self.commit_more * commits * (commits - 1) / 2 + tables
+    def of_log(self, rows: Mapping[str, int], commits: int, *, begun: bool = False) -> float:
+        """Of the log of a trial that has ended, of so many rows by table, in so many commits after the first.
+
+        The last commit binds one file of each table. States are not counted.
+
+        Args:
+            rows: by table.
+            commits: after the one before step 0.
+            begun: whether there is a log already, to which these are added.
+        """
+        listed = sum(segments_after(n) - 1 for n in range(1, commits))
+        there = sum(self.segment[t] for t, n in rows.items() if n) + self.begin if begun else 0.0
+        return self.begin + commits * self.commit + self.commit_more * listed + self.of_rows(rows) - there
+
+    def of_rows(self, rows: Mapping[str, int]) -> float:
+        """Of one file of each table."""
+        return sum(self.segment[t] + n * self.row[t] for t, n in rows.items() if n)
+
+
+def segments_after(commits: int) -> int:
+    """Of a table, that a commit of a trial under way lists: what was merged is one (see `scaleexp.merging`).
+
+    >>> [segments_after(n) for n in (1, 15, 16, 17, 256)]
+    [1, 15, 1, 2, 1]
+    """
+    return commits % FAN_IN + (segments_after(commits // FAN_IN) if commits >= FAN_IN else 0)
+
+
+def times_written(commits: int) -> int:
+    """Of every row until the trial ends: in its segment, once per level of merging, and in the file of all rows.
+
+    >>> [times_written(n) for n in (1, 2, 15, 16, 256)]
+    [1, 2, 2, 3, 4]
+    """
+    return 1 if commits == 1 else 2 + int(math.log(commits, FAN_IN) + 1e-9)
 
 
 def evaluations(first: int, last: int, batch_size: int, every_samples: int) -> int:
@@ -83,7 +115,7 @@ def measured(
         goal: and this: the hardest value of every metric.
         state: of the trial.
         metrics: of an evaluation.
-        rows: of steps that a segment will have.
+        rows: of steps that the file of them all will have.
         evaluated: evaluations among them.
         noise: a measurement, of which only the shape counts.
         noise_every: steps from one to the next.
@@ -94,7 +126,7 @@ def measured(
         """Another number that is about as large: its first bits are the same, and pack well."""
         return value * (1.0 + 0.1 * float(draw.standard_normal()))
 
-    tick = ulp(time.perf_counter())
+    tick = math.ulp(time.perf_counter())
 
     def lasts(seconds: float) -> float:
         """Another time, as fine as this machine's clock tells it by now."""
@@ -108,9 +140,10 @@ def measured(
         aim = schema.Goal(targets=goal, limit_samples=facts["limit_samples"])
         log = TrialLog(store, facts, realisation, timings, aim, fence=1)
         log.commit(step=0, samples=0, status="running")
-        begin, step = time.perf_counter(), 0
+        step, row_s = 0, math.inf
         for part in (4, 1):
-            for n in range(max(1, whole // part)):
+            begin, added = time.perf_counter(), max(1, whole // part)
+            for n in range(added):
                 step += 1
                 log.step(
                     step=step,
@@ -124,12 +157,12 @@ def measured(
                     sync_s=lasts(0.001) if realisation.get("processes", 1) != 1 else 0.0,
                     data_s=lasts(0.001),
                 )
+            row_s = min(row_s, (time.perf_counter() - begin) / added)
             for n in range(max(1, evaluated // part)):
                 values = {name: like(2.0) for name in metrics}
                 at = step - evaluated + n
                 log.evaluation(step=at, samples=at * facts["batch_size"], values=values, eval_s=lasts(0.01))
             log.commit(step=step, samples=step * facts["batch_size"], status="running", state=state)
-        row_s = (time.perf_counter() - begin) / step
         return replace(_sizes(store, log.key), metrics=tuple(metrics), row_s=row_s)
 
 

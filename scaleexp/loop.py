@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scaleexp import schema
+from scaleexp import memory, schema
 from scaleexp.engines.base import Engine, FloatArray, StepResult, TrialState
 from scaleexp.errors import StorageError
 from scaleexp.laws import first_confirmed
@@ -130,8 +130,10 @@ def train_pack(
     except StorageError:
         raise  # nothing more can be written
     except Exception as error:
+        if _lost_a_peer(error) or memory.exhausted(error):
+            raise  # it goes on from the last commit
         for trial in pack.active:
-            if trial.log and not _lost_a_peer(error):
+            if trial.log:
                 trial.log.fail(f"{type(error).__name__}: {error} (after step {pack.step})")
         raise
 

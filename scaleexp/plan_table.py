@@ -71,12 +71,12 @@ def _summary(document: Mapping[str, Any]) -> str:
     second, ended, rests = document["second_realisations"], document["trials_ended"], document["rests_on"]
     again = f" + {second} run a second time in another way" if second else ""
     over = f" ({ended} have ended already and are not counted)" if ended else ""
-    peak, machine = document["peak_disk_bytes_at_most"], document["machine"]
+    machine = document["machine"]
     here = f" on {count_of(machine['workers'], machine['kind'])} of this machine" if machine else ""
     lines = [
         f"{document['trials']} trials{again}{over}: at most {_short(document['samples_at_most'])} samples",
         f"time: {_told(document, 'seconds', duration)}{here}",
-        f"disk: {_told(document, 'disk_bytes', byte_count)}" + (f", {byte_count(peak)} while it runs" if peak else ""),
+        f"disk: {_told(document, 'disk_bytes', byte_count)}{_at_peak(document)}",
         f"cost: {_told(document, 'usd', dollars)}",
         *(_limit(row) for row in document["limits"]),
         "",
@@ -93,6 +93,12 @@ def _told(document: Mapping[str, Any], name: str, said: Callable[[float], str]) 
         return "not known"
     least, most = map(said, ends)
     return f"at most {said(usual).lstrip('<')}" + (f" ({least} to {most})" if least != most else "")
+
+
+def _at_peak(document: Mapping[str, Any]) -> str:
+    """What is on the disk while trials run, where that is more than what stays."""
+    peak, ends = document["peak_disk_bytes_at_most"], document["disk_bytes_interval"]
+    return f", {byte_count(peak)} while it runs" if peak and peak > ends[1] else ""
 
 
 def _limit(row: Mapping[str, Any]) -> str:

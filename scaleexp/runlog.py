@@ -115,13 +115,9 @@ class TrialLog:
         )
 
     def fail(self, cause: str) -> None:
-        """Say that the trial failed. It stands where it was last committed."""
-        self.stand("failed", cause)
-
-    def stand(self, status: schema.Status, cause: str) -> None:
-        """Say how the trial stands where it was last committed: nothing added since then is kept."""
+        """Say that the trial failed. It stands where it was last committed: nothing added since then is kept."""
         elapsed_s = time.monotonic() - self._begin
-        self._submit(lambda: self._files.stand(status, cause, elapsed_s))
+        self._submit(lambda: self._files.fail(cause, elapsed_s))
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ A study directory:
 
     STUDY/study.json                          the resolved study, as it was run
     STUDY/lease/0001.json                     which driver ran it, one after another (see `scaleexp.lease`)
+    STUDY/memory/*.json                       what did not fit into memory (see `scaleexp.memory`)
     STUDY/plan/0001.json                      what the grid points mean: targets, rules -> trials (only ever added to)
     STUDY/trials/<key>/trial.json             trial facts, written once
     STUDY/trials/<key>/segments/*.parquet     immutable rows of `steps`, `evals` and, on request, `layers`
@@ -31,6 +32,7 @@ SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 PLAN_DIR = "plan"
 LEASE_DIR = "lease"
+MEMORY_DIR = "memory"
 TRIALS_DIR = "trials"
 TRIAL_FILE = "trial.json"
 SEGMENTS_DIR = "segments"

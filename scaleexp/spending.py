@@ -171,4 +171,4 @@ def of_limits(store: Store) -> list[tuple[str, float, float]]:
     now = Holding(**{name: value for name, value in held[newest].items() if name != "limits"})
     spent = used(store, now)
     so_far = {"wall_s": lease.held_s(store, newest), "gpu_hours": spent.gpu_hours, "usd": spent.usd}
-    return [(f"limits.{name}", value, so_far[name]) for name, value in limits.items()]
+    return [(f"limits.{name}", value, so_far[name]) for name, value in limits.items() if name in so_far]

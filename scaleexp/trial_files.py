@@ -130,12 +130,12 @@ class TrialFiles:
         checkpoint = self._write_checkpoint(state) if state else None
         self._write_commit(step, samples, status, cause, checkpoint, elapsed_s)
 
-    def stand(self, status: schema.Status, cause: str, elapsed_s: float) -> None:
+    def fail(self, cause: str, elapsed_s: float) -> None:
         """Bind again what the last commit bound: the trial stands there."""
         last = self._last
         self._segments = list(last["segments"]) if last else []
         step, samples = (last["step"], last["samples"]) if last else (0, 0)
-        self._write_commit(step, samples, status, cause, last.get("checkpoint") if last else None, elapsed_s)
+        self._write_commit(step, samples, "failed", cause, last.get("checkpoint") if last else None, elapsed_s)
 
     def _compacted(self, table: schema.Table, columns: Columns) -> bool:
         """Whether every row of a table, earlier ones and these, is in one file now; no if there are too many."""

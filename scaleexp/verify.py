@@ -65,6 +65,8 @@ def _everything(store: Store) -> Iterator[Finding]:
     for number, name in numbered(store.names(schema.PLAN_DIR)).items():
         remedy = f"{RESTORE}; without one, readers use the plan before it" if number > 1 else RESTORE
         yield from _object(store, f"{schema.PLAN_DIR}/{name}", schema.PlanFile, remedy)
+    for name in store.names(schema.MEMORY_DIR):
+        yield from _object(store, f"{schema.MEMORY_DIR}/{name}", None, "remove it: what does not fit is noted again")
     for name in store.names(schema.LEASE_DIR):
         yield from _object(store, f"{schema.LEASE_DIR}/{name}", None, "leave it: the next run waits and takes over")
     for key in store.names(schema.TRIALS_DIR):

@@ -138,3 +138,35 @@ def that_counts(hidden, *, shape, classes):
             return super().forward(x)
 
     return Counting()
+
+
+class _Starved:
+    """Runs out of memory where more samples than `SCALEEXP_TEST_FITS` pass at once, after so many passes as its option.
+
+    On real workers only the second process does.
+    """
+
+    def __init__(self, *, after=0, **options):
+        super().__init__(**options)
+        self._after, self._passes = after, 0
+
+    def loss(self, forward, batch, gather):
+        import os
+
+        import torch
+        import torch.distributed as dist
+
+        self._passes += 1
+        starved = not dist.is_initialized() or dist.get_rank() == 1
+        fits = int(os.environ.get("SCALEEXP_TEST_FITS", "1000000"))
+        if starved and self._passes > self._after and len(batch[0]) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().loss(forward, batch, gather)
+
+
+class Hungry(_Starved, Classifier):
+    """A classifier that does."""
+
+
+class HungryContrastive(_Starved, Contrastive):
+    """Another, with a loss that couples the examples."""

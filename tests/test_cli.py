@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import time
 
 import pytest
 from jsonschema import validate
+
+from scaleexp.config import load_study
+from scaleexp.launch.opening import open_study, prepare
 
 STUDY = """
 name: mine
@@ -148,6 +152,34 @@ def test_plan_prints_a_table_and_the_same_as_json(tmp_path):
     from importlib.resources import files
 
     validate(document, json.loads((files("scaleexp") / "schemas" / "plan.json").read_text()))
+
+
+def test_run_shows_the_plan_and_asks_before_it_starts(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    terminal, theirs = os.openpty()
+    command = [sys.executable, "-m", "scaleexp", "run", "mine.yaml"]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as asked:
+        os.close(theirs)
+        os.write(terminal, b"n\n")
+        said, told = asked.communicate(timeout=300)
+    os.close(terminal)
+    for expected in (b" trials: at most", b"time: at most", b"disk: at most", b"cost: not known", b"Start? [y/N]"):
+        assert expected in said + told
+    assert asked.returncode == 130
+    assert not (tmp_path / "scaleexp-results").exists()
+    alone = scaleexp("run", "mine.yaml", cwd=tmp_path)
+    assert (alone.returncode, "add --yes" in alone.stderr) == (2, True)
+
+
+def test_another_study_in_the_default_place_is_noted_by_plan_and_refused_where_it_was_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    open_study(prepare(load_study("quadratic")), tmp_path / "scaleexp-results" / "mine")
+    noted = scaleexp("plan", "mine.yaml", "--no-calibrate", cwd=tmp_path)
+    assert noted.returncode == 0
+    assert noted.stderr.startswith("note: ")
+    assert "give another --storage" in noted.stderr
+    named = scaleexp("plan", "mine.yaml", "--no-calibrate", "--storage", "scaleexp-results/mine", cwd=tmp_path)
+    assert_one_sentence(named, 2, "give another --storage")
 
 
 @pytest.mark.parametrize("what", ["workloads", "rules", "studies"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 
 import pyarrow.parquet as pq
@@ -36,10 +37,11 @@ def at_once(study, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def step_by_step(study, tmp_path_factory):
-    """Committed after every step."""
+def under_way(study, tmp_path_factory):
+    """Committed after every step, and interrupted before the last."""
     root = tmp_path_factory.mktemp("often")
-    run(study, root, commit_after=range(1, STEPS + 1))
+    with pytest.raises(Interrupted):
+        run(study, root, commit_after=range(1, STEPS), dies_at=STEPS)
     return root
 
 
@@ -54,41 +56,49 @@ def rows(root, table):
     return analysis.read.read_table(log, table, schema.deterministic_columns(table), None).to_pylist()
 
 
-def test_what_a_commit_lists_does_not_grow_with_the_number_of_commits(study, step_by_step):
-    store = Store(step_by_step)
-    assert len(commit_files(store, key(study))) > STEPS
+def test_what_a_commit_lists_does_not_grow_with_the_number_of_commits(study, under_way):
+    store = Store(under_way)
+    assert len(commit_files(store, key(study))) == STEPS
     for table in schema.TABLES:
         own = [s for s in last_commit(store, key(study))["segments"] if s["table"] == table]
         assert len(own) <= 3 * (FAN_IN - 1), "at most so many of each level"
 
 
-def test_every_row_is_read_once_and_in_order_however_often_it_was_committed(at_once, step_by_step):
+def test_every_row_is_read_once_and_in_order_however_often_it_was_committed(study, at_once, under_way, tmp_path):
     for table in ("steps", "evals"):
-        assert rows(step_by_step, table) == rows(at_once, table)
-    assert [r["step"] for r in rows(step_by_step, "steps")] == list(range(1, STEPS + 1))
+        assert rows(under_way, table) == [r for r in rows(at_once, table) if r["step"] < STEPS]
+    assert [r["step"] for r in rows(under_way, "steps")] == list(range(1, STEPS))
+    ended = shutil.copytree(under_way, tmp_path / "ended")
+    run(study, ended)
+    for table in ("steps", "evals"):
+        assert rows(ended, table) == rows(at_once, table)
+    assert verify(Store(ended)) == []
 
 
-def test_merged_segments_have_the_columns_and_the_metadata_of_the_contract(study, step_by_step):
-    commit = last_commit(Store(step_by_step), key(study))
+def test_merged_segments_have_the_columns_and_the_metadata_of_the_contract(study, under_way):
+    commit = last_commit(Store(under_way), key(study))
     merged = [s for s in commit["segments"] if s.get("level")]
     assert {s["level"] for s in merged} >= {1, 2}
     for reference in merged:
-        found = pq.read_schema(step_by_step / "trials" / key(study) / reference["file"])
+        found = pq.read_schema(under_way / "trials" / key(study) / reference["file"])
         assert found.equals(schema.arrow_schema(reference["table"]), check_metadata=True)
 
 
-def test_every_earlier_commit_stays_whole(study, step_by_step):
-    assert whole(verify(Store(step_by_step)))
+def test_every_earlier_commit_stays_whole(under_way):
+    assert whole(verify(Store(under_way)))
 
 
 def test_a_trial_goes_on_after_its_segments_were_merged(study, at_once, tmp_path):
     with pytest.raises(Interrupted):
         run(study, tmp_path, commit_after=range(1, STEPS), dies_at=2 * FAN_IN + 5)
-    run(study, tmp_path, commit_after=range(1, 3 * FAN_IN))
-    for table in ("steps", "evals"):
-        assert rows(tmp_path, table) == rows(at_once, table)
+    with pytest.raises(Interrupted):
+        run(study, tmp_path, commit_after=range(1, 3 * FAN_IN), dies_at=3 * FAN_IN)
     levels = [s.get("level", 0) for s in last_commit(Store(tmp_path), key(study))["segments"] if s["table"] == "steps"]
     assert levels == sorted(levels, reverse=True)
+    assert max(levels) > 0
+    run(study, tmp_path)
+    for table in ("steps", "evals"):
+        assert rows(tmp_path, table) == rows(at_once, table)
 
 
 def test_a_segment_that_is_not_whole_is_never_merged_and_ends_no_training(study, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ FOUND = Calibration(
     batches=dict.fromkeys([4, 8, 16, 32, 64, 128, 256, 512, 1024], ESTIMATE),
     workers=4,
     repeats=5,
-    states_bytes=1e5,
+    passing_bytes=1e5,
     study_bytes=5e4,
 )
 

@@ -110,7 +110,15 @@ def document(statuses, batches):
     ]
     driver = {"lease": 1, "running": True, "host": "here", "pid": 7, "stopping": False}
     counted = dict(Counter(statuses))
-    return {"study": "s", "question": "q?", "driver": driver, "trials": counted, "eta_s": None, "rows": rows}
+    return {
+        "study": "s",
+        "question": "q?",
+        "driver": driver,
+        "trials": counted,
+        "eta_s": None,
+        "limits": [],
+        "rows": rows,
+    }
 
 
 def test_of_a_thousand_trials_a_screenful_is_shown_and_everything_on_request():

@@ -70,6 +70,7 @@ class DdpEngine:
         seed: seed of the trial.
         batch_size: B [samples], a multiple of the number of processes.
         samples_at_once: of a process that pass through the model together.
+        evaluated_at_once: likewise, of the held-out samples.
         workers: W, a multiple of the number of processes P; None for P.
         optimizer: `{"name": ..., ...}`.
         noise_shards: most shards a measured batch is cut into where norms are not taken example by example.
@@ -98,12 +99,14 @@ class DdpEngine:
         per_layer: bool = False,
         autocast: bool = False,
         compiled: bool = False,
+        evaluated_at_once: int = EVALUATED_AT_ONCE,
     ) -> None:
         self._workload, self._device, self._per_layer = workload, device, per_layer
         self._rank, self._processes = dist.get_rank(), dist.get_world_size()
         self.leader = self._rank == 0
         self._workers = workers or self._processes
         self._most_shards, self._group = noise_shards, statistics_group
+        self._evaluated_at_once = evaluated_at_once
         assert batch_size % self._workers == 0, "a plan gives every worker the same whole share"
         assert self._workers % self._processes == 0, "and every process the same number of workers"
         self._seed = derived_seed(seed, "data")
@@ -153,6 +156,7 @@ class DdpEngine:
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "samples_at_once": max(self._share.pieces(batch_size // self._processes)),
+            "evaluated_at_once": evaluated_at_once,
             "noise_shards": self._shards(batch_size),
             "noise_bias": "batch_norm" if self._exact.batch_norm else "",
         }
@@ -336,8 +340,8 @@ class DdpEngine:
         names = list(self._workload.metrics)
         sums = torch.zeros(len(names), dtype=torch.float64, device=self._device)
         with evaluation_mode(self._model), self._precision():
-            for at in range(low, high, EVALUATED_AT_ONCE):
-                held_out = self._workload.eval_batch(at, min(high, at + EVALUATED_AT_ONCE))
+            for at in range(low, high, self._evaluated_at_once):
+                held_out = self._workload.eval_batch(at, min(high, at + self._evaluated_at_once))
                 own = self._workload.metric_sums(self._model, tuple(part.to(self._device) for part in held_out))
                 sums += torch.stack([own[name].double() for name in names])
         dist.all_reduce(sums)

@@ -52,8 +52,9 @@ class PackedEngine:
         kernel: how to compute gradients, or `time`: time every way and keep the fastest.
         compiled: whether a compiled kernel is timed: `auto` where the pack is long enough.
         steps_ahead: the most steps to come, from which `auto` estimates that.
-        samples_at_once: of each trial that pass through its model together; None for what fits
+        samples_at_once: of each trial that pass through its model together, at most; None for what fits
             `INPUT_BYTES_AT_ONCE`.
+        evaluated_at_once: likewise, of the held-out samples.
         record: `realisation` of the engine whose trials go on here; its choices are kept.
 
     Raises:
@@ -80,6 +81,7 @@ class PackedEngine:
         compiled: Compile = "auto",
         steps_ahead: int = 0,
         samples_at_once: int | None = None,
+        evaluated_at_once: int = EVALUATED_AT_ONCE,
         record: Mapping[str, Any] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
@@ -94,7 +96,8 @@ class PackedEngine:
         stack = Stack(workload, seeds, lambda s: prepared_model(workload, s, statistics_group)[0], self._device)
         sample_bytes = sum(part[k].nbytes for part in stack.batch(0, 1) for k in range(len(seeds)))
         fits = max(1, INPUT_BYTES_AT_ONCE // sample_bytes)
-        self._at_once = int(record["samples_at_once"]) if record else min(fits, samples_at_once or fits)
+        most = int(record["samples_at_once"]) if record else fits
+        self._at_once, self._evaluated_at_once = min(most, samples_at_once or most), evaluated_at_once
         together = max(self._pieces(batch_size))
         choice = choose_kernel(
             trainee,
@@ -120,6 +123,7 @@ class PackedEngine:
             "padded_to": self._kernel.least,
             "same_bits_in_any_pack": same_bits_in_any_pack(self._kernel, self._stack, together),
             "samples_at_once": self._at_once,
+            "evaluated_at_once": evaluated_at_once,
             "processes": 1,
             "threads": threads,
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type,
@@ -223,7 +227,7 @@ class PackedEngine:
 
     def _held_out(self, start: int) -> Batch:
         """Held-out samples that are evaluated together, from this one on."""
-        batch = self._workload.eval_batch(start, min(self._workload.n_eval, start + EVALUATED_AT_ONCE))
+        batch = self._workload.eval_batch(start, min(self._workload.n_eval, start + self._evaluated_at_once))
         return tuple(part.to(self._device) for part in batch)
 
     # -- the pack -----------------------------------------------------------------------------------------------------
@@ -234,7 +238,7 @@ class PackedEngine:
         total = self._workload.n_eval
         sums: Stacked = {}
         with evaluation_mode(self._template):
-            for at in range(0, total, EVALUATED_AT_ONCE):
+            for at in range(0, total, self._evaluated_at_once):
                 part = self._evaluating.metric_sums(self._stack, self._held_out(at))
                 sums = {name: sums[name] + value if sums else value for name, value in part.items()}
         return {name: self._rows(sums[name].double() / total) for name in self._workload.metrics}

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaleexp import facts, lease, schema
+from scaleexp import facts, lease
 from scaleexp.commits import Commits, last_commit, last_commits
-from scaleexp.errors import CorruptError, NotEnoughDataError, StorageError, TrialsFailedError
+from scaleexp.errors import NotEnoughDataError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment
 from scaleexp.launch.opening import Prepared, check_held, open_study
 from scaleexp.launch.opening import prepare as prepare
 from scaleexp.progress import Watch, shown
+from scaleexp.restating import record_stop
 from scaleexp.resume import unfinished
-from scaleexp.runlog import TrialLog
 from scaleexp.spending import LEAST_S, Holding, Left, Used, check_countable, used
 from scaleexp.spending import left as left_of
 from scaleexp.stopping import stopping
@@ -141,7 +140,7 @@ def _on_ray(
             unended = unfinished(store, prepared.plan.trials, prepared.targets)
             met = left if unended and not asked and time.monotonic() - held_from >= left.tidy_s else None
             if met:
-                _stand(store, unended, met.cause, fence)
+                record_stop(store, [t.key for t in unended], met.cause, fence=fence)
         return _Ran(failures=failures, asked=asked, met=met, used=used(store, now))
 
 
@@ -157,25 +156,15 @@ def _nothing_left(prepared: Prepared, store: Store, left: Left, tell: Callable[[
     nothing = Holding(workers=0, gpus=0, usd_per_worker_hour=prepared.study.price_usd_per_worker_hour)
     with lease.held(store, tell=tell, holding=nothing.on_record(prepared.study.limits)) as fence:
         open_study(prepared, store.root)
-        _stand(store, unfinished(store, prepared.plan.trials, prepared.targets), left.cause, fence)
+        record_stop(
+            store, [t.key for t in unfinished(store, prepared.plan.trials, prepared.targets)], left.cause, fence=fence
+        )
     return _Ran(met=left, used=used(store, nothing))
 
 
 def _left(study: Study, store: Store, now: Holding, begin: float, before: int | None = None) -> Left:
     """What the study's limits leave to a run that began then, on the monotonic clock."""
     return left_of(study.limits, now, used(store, now, before=before), time.monotonic() - begin)
-
-
-def _stand(store: Store, trials: Sequence[Trial], cause: str, fence: int) -> None:
-    """Say of trials that are under way no more that they were stopped, where they were last committed."""
-    for trial in trials:
-        last = last_commit(store, trial.key)
-        if not last or last["status"] != "running":
-            continue
-        with suppress(CorruptError):  # it stays as it is; going on with it says what is wrong
-            known = store.read_json(f"{schema.TRIALS_DIR}/{trial.key}/{schema.TRIAL_FILE}")
-            choices = (last["realisation"], last.get("timings"), last.get("goal"))
-            TrialLog(store, known, *choices, goes_on=last, fence=fence).stand("stopped", cause)
 
 
 def _raise_failures(

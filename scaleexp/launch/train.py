@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import TrialsFailedError
 from scaleexp.launch.logs import captured
+from scaleexp.memory import MOST_TRIES
 
 if TYPE_CHECKING:
     from scaleexp.execute import Assignment
@@ -71,10 +72,13 @@ def run_worker_group(
             run_config=RunConfig(
                 name=f"{name}-{start}",
                 storage_path=output,
-                # A worker's death starts the group again, from the last commits; so does each trial that raises. By
+                # A worker's death starts the group again, from the last commits; so do each trial that raises and one
+                # that runs out of memory. By
                 # default Ray Train waits for a place for ever, and its count of waits never begins anew: none is left
                 # to it.
-                failure_config=FailureConfig(max_failures=len(trials) + WORKER_DEATHS, controller_failure_limit=0),
+                failure_config=FailureConfig(
+                    max_failures=len(trials) + WORKER_DEATHS + MOST_TRIES, controller_failure_limit=0
+                ),
             ),
         )
         try:

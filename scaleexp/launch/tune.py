@@ -20,11 +20,12 @@ from scaleexp.commits import last_commit
 from scaleexp.errors import StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, run_packed
 from scaleexp.launch.cluster import set_environment
-from scaleexp.launch.failed import record_failure
 from scaleexp.launch.logs import captured, ray_messages, run_directory, tidy
 from scaleexp.launch.train import WORKER_DEATHS, run_worker_group
+from scaleexp.memory import told
 from scaleexp.packing import packs, spread
 from scaleexp.redact import redact
+from scaleexp.restating import record_failure
 from scaleexp.storage import Store
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
     for failure in failures:
         if not failure.storage:
             with suppress(StorageError, FileExistsError):  # told all the same
-                record_failure(assignment, failure.trials, failure.cause)
+                record_failure(Store(assignment.root), failure.trials, failure.cause, fence=assignment.fence)
     return failures
 
 
@@ -175,7 +176,7 @@ def _failures(
     """What failed of a pack: all of it for a cause, or the trials of a group of real workers that raised in it."""
     seen = log if log.exists() else None
     if cause:
-        last_line = cause.strip().splitlines()[-1]
+        last_line = told(cause).strip().splitlines()[-1]
         yield PackFailure(trials=tuple(t.key for t in pack), cause=last_line, storage=storage, log=seen)
         return
     store = Store(assignment.root)

@@ -16,7 +16,7 @@ from scaleexp.status import status_of
 from scaleexp.storage import Store
 from tests.study_factory import write_study
 
-LIST_A_FEW = 4
+LIST_A_FEW = 8
 """The plan and the leases, and the trials: not more with more trials, as long as a thousand files hold them."""
 
 

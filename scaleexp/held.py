@@ -1,0 +1,67 @@
+"""How many samples a process holds at once: what the plan asks for, or what fits into memory.
+
+Fewer at once are accumulated, which computes the same up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from scaleexp import memory
+
+if TYPE_CHECKING:
+    from scaleexp.trial import Trial
+    from scaleexp.workloads.base import Workload
+
+
+def packed_at_once(workload: Workload, trials: Sequence[Trial], refused: int | None) -> int | None:
+    """Samples of each trial of a pack; None where no number of them fits that computes the same.
+
+    Args:
+        workload: of the study.
+        trials: of one batch size.
+        refused: samples of all trials that did not fit; None if none were refused.
+    """
+    one = trials[0]
+    group = one.batch_size if workload.couples_examples else one.statistics_group or 1
+    return memory.fitting(wanted_at_once(one), one.micro_batch, refused, trials=len(trials), group=group)
+
+
+def real_at_once(workload: Workload, trial: Trial, refused: int | None, record: Mapping[str, Any] | None) -> int | None:
+    """Samples of each process of a real-worker trial, likewise; not more than those on record."""
+    own = trial.batch_size // trial.processes
+    coupled = workload.couples_examples or (trial.statistics_group or 1) > own
+    group = own if coupled else trial.statistics_group or 1
+    found = memory.fitting(wanted_at_once(trial), trial.micro_batch, refused, group=group)
+    return min(found, int(record["samples_at_once"])) if found and record else found
+
+
+def wanted_at_once(trial: Trial) -> int:
+    """Samples of a process that pass through the model together: who accumulates does it for memory."""
+    if trial.engine == "packed":
+        return trial.batch_size // trial.accumulation_steps
+    return trial.micro_batch * (trial.workers // trial.processes if trial.accumulation_steps == 1 else 1)
+
+
+def evaluated_at_once(trial: Trial, at_once: int | None, record: Mapping[str, Any] | None) -> int:
+    """Held-out samples that pass together: fewer in the measure in which those that are trained on are."""
+    from scaleexp.engines.packed import EVALUATED_AT_ONCE
+
+    most = int((record or {}).get("evaluated_at_once", EVALUATED_AT_ONCE))
+    return min(most, max(1, EVALUATED_AT_ONCE * (at_once or wanted_at_once(trial)) // wanted_at_once(trial)))
+
+
+def too_large(trials: Sequence[Trial], refused: int | None) -> str:
+    """That nothing smaller is the same computation."""
+    what = f"{len(trials)} trials of batch size {trials[0].batch_size}"
+    return (
+        f"out of memory: {what} do not fit into a process with fewer than {refused} samples at once, and no smaller "
+        "micro-batch computes the same; give more memory, a smaller model or batch-norm statistics of fewer samples. "
+        "What did not fit is noted in memory/ of the study: remove it on a larger machine"
+    )
+
+
+def micro_batch_of(trial: Trial, at_once: int) -> int:
+    """That of the plan, or what is left of it where fewer samples fit."""
+    return min(trial.micro_batch, at_once)

@@ -1,0 +1,72 @@
+"""Commits by who does not train: how a trial stands whose process died or never began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scaleexp import lease, schema
+from scaleexp.commits import commit_files, last_commits
+from scaleexp.facts import utc_now
+from scaleexp.storage import Store
+
+
+def record_stop(store: Store, keys: Iterable[str], cause: str, *, fence: int | None) -> None:
+    """Commit trials that are said to be running as stopped where they stand.
+
+    Args:
+        store: the study.
+        keys: of trials that no process works on any more.
+        cause: one sentence.
+        fence: number of the driver's lease.
+
+    Raises:
+        StorageError: another driver has taken over, or the commit could not be written.
+    """
+    for key, last in last_commits(store, list(keys)).items():
+        if last and last["status"] == "running":
+            _put(store, key, restated(key, last, "stopped", cause), fence)
+
+
+def record_failure(store: Store, keys: Iterable[str], cause: str, *, fence: int | None) -> None:
+    """Commit trials as failed where they stand; those that have ended, or have failed in this run, stay as they are.
+
+    A trial that never began gets a commit of nothing, and no trial.json: where it will run first is not known.
+    Arguments and errors as of `record_stop`.
+    """
+    for key, last in last_commits(store, list(keys)).items():
+        own = bool(last and last.get("fence") == fence)
+        if not last or (last["status"] not in schema.FINAL_STATUSES and not (last["status"] == "failed" and own)):
+            _put(store, key, restated(key, last, "failed", cause), fence)
+
+
+def _put(store: Store, key: str, commit: schema.Commit, fence: int | None) -> None:
+    if fence is not None:
+        lease.check(store, fence)
+        commit["fence"] = fence
+    commit["number"] = max(commit_files(store, key), default=0) + 1
+    store.write_json(f"{schema.TRIALS_DIR}/{key}/{schema.COMMITS_DIR}/{commit['number']:04d}.json", commit)
+
+
+def restated(key: str, last: schema.Commit | None, status: schema.Status, cause: str) -> schema.Commit:
+    """What the last commit bound, with another status.
+
+    >>> commit = restated("3f2a", None, "failed", "no room")
+    >>> commit["status"], commit["step"], commit["segments"]
+    ('failed', 0, [])
+    """
+    commit = last or {
+        "schema_version": schema.SCHEMA_VERSION,
+        "key": key,
+        "number": 1,
+        "attempt": 0,
+        "step": 0,
+        "samples": 0,
+        "status": status,
+        "cause": cause,
+        "segments": [],
+        "checkpoint": None,
+        "realisation": {},
+        "elapsed_s": 0.0,
+        "committed_utc": "",
+    }
+    return {**commit, "status": status, "cause": cause, "committed_utc": utc_now()}

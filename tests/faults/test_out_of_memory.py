@@ -1,0 +1,180 @@
+"""Where memory runs out fewer samples pass at once, on all processes alike: the same training, up to rounding."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.read import load, read_evals, read_steps
+from scaleexp import memory
+from scaleexp.config import load_study
+from scaleexp.engines.packed import PackedEngine
+from scaleexp.errors import TrialsFailedError
+from scaleexp.execute import run_packed
+from scaleexp.launch.runner import open_study, prepare, run_study
+from scaleexp.loop import Signal
+from scaleexp.runlog import last_commit
+from scaleexp.storage import Store
+from tests.without_ray import assigned
+
+SETS = [
+    "dtype=float64",
+    "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8]}",
+    "workers=[4]",
+    "worker_batch=8",
+    "base={batch_size: 32, lr: 0.05}",
+    "seeds=[0]",
+    "lr_rules=[none]",
+    "lr_multipliers=[1, 2]",
+    "limits.samples=960",
+    "evaluation.every_samples=320",
+    "targets=[{metric: val_loss, values: [0.001]}]",
+    "noise={shards: 4, every_samples: 320}",
+    "realisations=[]",
+    "deterministic=true",
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _reproducible():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def run(root, fits, monkeypatch, *more):
+    monkeypatch.setenv("SCALEEXP_TEST_FITS", str(fits))
+    study = prepare(load_study("quickstart", [*SETS, *more]))
+    open_study(study, root)
+    run_packed(assigned(study, root), study.plan.trials, threads=1)
+    return [t.key for t in study.plan.trials]
+
+
+def columns(root, names=("samples", "loss", "grad_sq_small", "grad_sq_big")):
+    log = load(root)
+    assert not log.problems
+    order = [("lr", "ascending"), ("step", "ascending")]
+    steps = read_steps(log, ["lr", "step", *names]).sort_by(order)
+    values = {n: steps[n].to_numpy() for n in ("step", *names)}
+    return values | {"values": read_evals(log).sort_by([*order, ("metric", "ascending")])["value"]}
+
+
+def assert_same_training(root, other):
+    a, b = columns(root), columns(other)
+    for name in a:
+        np.testing.assert_allclose(np.asarray(a[name]), np.asarray(b[name]), rtol=1e-10, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("roomy")
+    with pytest.MonkeyPatch.context() as patch:
+        run(root, 10**6, patch)
+    return root
+
+
+@pytest.mark.parametrize(("fits", "micro_batch"), [(31, 8), (8, 8), (7, 4), (3, 2)])
+def test_what_does_not_fit_is_accumulated_and_the_global_batch_stays(tmp_path, monkeypatch, roomy, fits, micro_batch):
+    keys = run(tmp_path, fits, monkeypatch)
+    assert_same_training(tmp_path, roomy)
+    steps = read_steps(load(tmp_path), ["batch_size", "workers", "micro_batch", "accumulation_steps"]).to_pylist()
+    assert {(s["batch_size"], s["workers"], s["micro_batch"]) for s in steps} == {(32, 4, micro_batch)}
+    assert all(s["micro_batch"] * s["accumulation_steps"] * s["workers"] == s["batch_size"] for s in steps)
+    commits = [last_commit(Store(tmp_path), key) for key in keys]
+    assert {c["status"] for c in commits} == {"limit"}
+    assert all(c["realisation"]["samples_at_once"] <= fits for c in commits)
+    assert memory.least_refused(Store(tmp_path), "packed", 1) > fits
+
+
+def test_it_goes_on_from_the_last_commit_and_no_step_below_it_runs_again(tmp_path, monkeypatch, roomy):
+    ran, real, calls = [], PackedEngine.step, []
+
+    def step(self, start, *args, **options):
+        ran.append(start // 32)
+        return real(self, start, *args, **options)
+
+    monkeypatch.setattr(PackedEngine, "step", step)
+    monkeypatch.setattr(
+        "scaleexp.execute._Clock.__call__", lambda self: Signal("", not calls.append(1) and len(calls) == 9)
+    )
+    run(tmp_path, 16, monkeypatch, "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8], after: 40}")
+    again = ran.index(9, ran.index(9) + 1)
+    assert ran == [*ran[:again], *range(9, 30)], "from step 9, the last one committed"
+    assert_same_training(tmp_path, roomy)
+
+
+def test_where_nothing_smaller_is_the_same_the_trials_fail_with_what_to_do(tmp_path, monkeypatch):
+    with pytest.raises(
+        TrialsFailedError, match=r"out of memory: 2 trials of batch size 32 do not fit.*give more memory"
+    ):
+        run(tmp_path, 16, monkeypatch, "workload={name: 'tests.plugin_workloads:HungryContrastive', hidden: [8]}")
+
+
+def test_a_study_that_goes_on_does_not_try_again_what_did_not_fit(tmp_path, monkeypatch):
+    run(tmp_path, 16, monkeypatch, "limits.samples=640")
+    before = Store(tmp_path).names("memory")
+    run(tmp_path, 16, monkeypatch)
+    assert Store(tmp_path).names("memory") == before
+
+
+REALLY = """
+import resource, sys
+import torch
+from scaleexp.config import load_study
+from scaleexp.execute import run_packed
+from scaleexp.launch.runner import open_study, prepare
+from tests.without_ray import assigned
+study = prepare(load_study("quickstart", sys.argv[2:]))
+open_study(study, sys.argv[1])
+torch.nn.functional.cross_entropy(torch.ones(4, 10, requires_grad=True), torch.zeros(4, dtype=torch.long)).backward()
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 700 * 2**20, resource.RLIM_INFINITY))
+run_packed(assigned(study, sys.argv[1]), study.plan.trials, threads=1)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
+def test_a_process_that_cannot_allocate_goes_on_with_less(tmp_path):
+    """3584 samples and 4,000 hidden units in float64 take 115 MB for each activation alone."""
+    sets = [
+        *SETS,
+        "workload={name: classifier, hidden: [4000]}",
+        "lr_multipliers=[1]",
+        "worker_batch=896",
+        "base={batch_size: 3584, lr: 0.01}",
+        "limits.samples=7168",
+        "evaluation.every_samples=3584",
+        "noise={shards: 4, every_samples: 100000}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", REALLY, str(tmp_path), *sets],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    log = load(tmp_path)
+    assert [t.commit["status"] for t in log.trials] == ["limit"]
+    refused = memory.least_refused(Store(tmp_path), "packed", 1)
+    assert refused is not None
+    assert log.trials[0].commit["realisation"]["samples_at_once"] < refused <= 3584
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_of_two_real_workers_runs_out_of_memory_and_both_take_less(tmp_path, monkeypatch):
+    roomy, tight = tmp_path / "roomy", tmp_path / "tight"
+    sets = [*SETS, "engine=ddp", "workers=[2]", "worker_batch=16", "lr_multipliers=[1]", "checkpoint.every_s=0.01"]
+    after = "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8], after: 40}"
+    monkeypatch.setenv("SCALEEXP_TEST_FITS", "1000000")
+    assert run_study(prepare(load_study("quickstart", [*sets, after])), roomy).ended == {"limit": 1}
+    monkeypatch.setenv("SCALEEXP_TEST_FITS", "8")
+    assert run_study(prepare(load_study("quickstart", [*sets, after])), tight).ended == {"limit": 1}
+    assert memory.least_refused(Store(tight), "ddp", 2) == 16
+    assert_same_training(tight, roomy)
+    steps = read_steps(load(tight), ["micro_batch", "accumulation_steps"]).to_pylist()
+    assert {(s["micro_batch"], s["accumulation_steps"]) for s in steps[-1:]} == {(8, 2)}
