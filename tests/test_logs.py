@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from scaleexp.launch.logs import Log, captured, ray_messages, run_directory
+from scaleexp.launch.logs import Log, captured, ray_messages, run_directory, tidy
 
 CANARY = "canary-2b8e61c40f"
 
@@ -112,3 +112,17 @@ def test_runs_have_directories_by_their_leases(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert run_directory(str(tmp_path), 3) == tmp_path / "logs" / "0003"
     assert run_directory("s3://bucket/study", 3).is_dir()
+
+
+def test_directories_of_a_run_that_says_nothing_go(file):
+    with captured(file, "trials 3f2a"):
+        pass
+    silent, telling = file.parent / "real-2-0", file.parent / "real-2-1"
+    silent.mkdir()
+    with captured(telling / "rank-0.log", "rank 0"):
+        print("said")
+    tidy(file.parent)
+    assert [path.name for path in file.parent.iterdir()] == ["real-2-1"]
+    (telling / "rank-0.log").unlink()
+    tidy(file.parent)
+    assert not file.parent.exists()

@@ -39,6 +39,13 @@ def run_directory(root: str, fence: int | None) -> Path:
     return Path(root) / LOGS_DIR / f"{fence or 0:04d}"
 
 
+def tidy(directory: Path) -> None:
+    """Remove the directories of a run in which nothing was written, once nothing runs any more."""
+    for empty in [*sorted((d for d in directory.rglob("*") if d.is_dir()), reverse=True), directory]:
+        with suppress(OSError):  # something is in it
+            empty.rmdir()
+
+
 class Log(io.TextIOBase):
     """A text file that takes whole lines, without secrets, and is removed at its end if none came.
 

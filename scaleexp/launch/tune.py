@@ -20,7 +20,7 @@ from scaleexp.commits import last_commit
 from scaleexp.errors import StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, run_packed
 from scaleexp.launch.cluster import set_environment
-from scaleexp.launch.logs import captured, ray_messages, run_directory
+from scaleexp.launch.logs import captured, ray_messages, run_directory, tidy
 from scaleexp.launch.train import WORKER_DEATHS, run_worker_group
 from scaleexp.memory import told
 from scaleexp.packing import packs, spread
@@ -67,7 +67,10 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
     failures: list[PackFailure] = []
     by_processes = sorted(trials, key=lambda t: (t.engine != "packed", t.processes))
     logs = run_directory(assignment.root, assignment.fence)
-    with ray_messages(logs / "ray.log"), tempfile.TemporaryDirectory(prefix="scaleexp-ray-") as output:
+    with (
+        ray_messages(logs / "ray.log"),
+        tempfile.TemporaryDirectory(prefix="scaleexp-ray-", ignore_cleanup_errors=True) as output,
+    ):
         for (engine, processes), phase in groupby(by_processes, key=lambda t: (t.engine, t.processes)):
             if assignment.stop():
                 break
@@ -76,6 +79,7 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
             threads = 1 if assignment.study.deterministic else threads_each(len(chosen), resources)
             use_gpu = resources.gpus > 0
             failures += _fit(assignment, chosen, use_gpu=use_gpu, threads=threads, output=output, logs=logs)
+    tidy(logs)
     for failure in failures:
         if not failure.storage:
             with suppress(StorageError, FileExistsError):  # told all the same

@@ -19,8 +19,8 @@ from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
 from scaleexp.errors import CorruptError, StorageError
 from scaleexp.execute import Assignment, run_packed
+from scaleexp.launch.logs import run_directory
 from scaleexp.launch.runner import open_study, prepare
-from scaleexp.launch.tune import _scratch
 from scaleexp.loop import Signal
 from scaleexp.resume import unfinished
 from scaleexp.storage import Store
@@ -198,7 +198,6 @@ def test_an_outage_while_a_study_is_read_is_no_corruption(prepared, address, mon
     assert not isinstance(caught.value, CorruptError)
 
 
-def test_what_ray_writes_for_itself_goes_to_this_machine(address, tmp_path):
-    assert Path(_scratch(address)).is_dir()
-    assert "s3:" not in str(_scratch(address))
-    assert _scratch(str(tmp_path)) == tmp_path / "logs"
+def test_what_processes_print_goes_to_this_machine(address, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run_directory(address, 1).parent == tmp_path
