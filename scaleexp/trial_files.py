@@ -84,8 +84,9 @@ class TrialFiles:
         files = commit_files(self._store, self.key)
         newest: schema.Commit | None = newest_whole(lambda: files, self._store.read_json)[0]
         self._number = max(files, default=0)
-        if self._number > (self._last["number"] if self._last else 0):  # some are not gone on from
-            self._aside = set(self._lying)
+        without_state = newest and newest["number"] == self._number and not newest.get("checkpoint")
+        if self._number > (self._last["number"] if self._last else 0) and not without_state:
+            self._aside = set(self._lying)  # a commit that is corrupt, or binds something that is
         attempts = [int(m.group(1)) for m in (_ATTEMPT.search(n.rpartition("/")[2]) for n in self._lying) if m]
         self._attempt = max([a + 1 for a in attempts] + ([newest["attempt"] + 1] if newest else []), default=0)
 

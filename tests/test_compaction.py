@@ -81,6 +81,14 @@ def test_a_trial_that_is_extended_is_one_file_again(tmp_path):
     assert verify(Store(tmp_path / "study")) == []
 
 
+def test_a_trial_that_begins_anew_for_want_of_a_state_is_one_file_again(tmp_path):
+    for limit in (96, 160):
+        run(prepared(f"limits.samples={limit}", "checkpoint.keep_finished=false"), tmp_path / "study")
+    (file,) = (tmp_path / "study").glob("trials/*/steps*.parquet")
+    assert ds.dataset(file).to_table()["step"].to_pylist() == list(range(1, 11))
+    assert verify(Store(tmp_path / "study")) == []
+
+
 def test_what_an_earlier_attempt_left_without_a_commit_goes_when_the_trial_ends(tmp_path):
     first = log(tmp_path)
     evaluated(first, 1)
