@@ -21,11 +21,17 @@ GOLDEN = Path(__file__).with_name("golden") / "study-v1"
 KEY = "a7f108984bab4cac"
 
 
-def test_it_has_the_values_that_it_had():
-    log = load(GOLDEN)
-    expected = json.loads(GOLDEN.with_suffix(".json").read_text())
+@pytest.fixture(params=["study-v1", "study-v1-compacted"])
+def golden(request):
+    """Its rows in segments, and merged into one file for each table."""
+    return GOLDEN.with_name(request.param)
+
+
+def test_it_has_the_values_that_it_had(golden):
+    log = load(golden)
+    expected = json.loads(golden.with_suffix(".json").read_text())
     assert log.problems == ()
-    assert verify(Store(GOLDEN)) == []
+    assert verify(Store(golden)) == []
     found = {
         "steps": read_steps(log, list(expected["steps"])).to_pydict(),
         "evals": read_evals(log).select(list(expected["evals"])).to_pydict(),
@@ -34,8 +40,8 @@ def test_it_has_the_values_that_it_had():
     assert found["steps"]["step"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_its_plan_facts_and_end_are_what_they_were():
-    log = load(GOLDEN)
+def test_its_plan_facts_and_end_are_what_they_were(golden):
+    log = load(golden)
     (trial,) = log.trials
     assert (log.plan["study"], log.plan["question"]) == ("quadratic", "Does this stay readable?")
     assert (trial.key, trial.facts["batch_size"], trial.facts["lr"], trial.facts["dtype"]) == (KEY, 16, 0.05, "float64")
@@ -44,8 +50,8 @@ def test_its_plan_facts_and_end_are_what_they_were():
     assert analyse(log).fit is None
 
 
-def test_its_state_can_be_gone_on_from():
-    facts = load(GOLDEN).trials[0].facts
+def test_its_state_can_be_gone_on_from(golden):
+    facts = load(golden).trials[0].facts
     trial = Trial(
         trial_id=KEY,
         realisation="",
@@ -60,7 +66,7 @@ def test_its_state_can_be_gone_on_from():
         limit_samples=10**6,
         statistics_group=None,
     )
-    found = standing(Store(GOLDEN), trial)
+    found = standing(Store(golden), trial)
     assert (found.step, list(found.values)) == (6, ["expected_loss"])
     assert found.decoded()["model.x"].shape == (4,)
 

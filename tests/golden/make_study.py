@@ -1,16 +1,17 @@
-"""Write the study directory that every later version must be able to read, and what it holds, beside this file.
+"""Write a study directory that every later version must be able to read, and what it holds, beside this file.
 
-Run once per schema version: `python -m tests.golden.make_study`. A study that is there is never written again.
+Run once per schema version and layout of the files: `python -m tests.golden.make_study NAME`. A study that is there is
+never written again.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from scaleexp import schema
 from tests.faults.small_study import Interrupted, prepared, run
 
 GOLDEN = Path(__file__).parent
@@ -20,7 +21,7 @@ def values(root: Path) -> dict[str, dict[str, list]]:
     """Every column of every table, straight from the files."""
     found: dict[str, dict[str, list]] = {}
     for table in ("steps", "evals"):
-        for file in sorted(root.glob(f"trials/*/segments/*-{table}.parquet")):
+        for file in sorted(root.glob(f"trials/*/{table}*.parquet")):
             for column, rows in pq.read_table(file).to_pydict().items():
                 found.setdefault(table, {}).setdefault(column, []).extend(rows)
     return found
@@ -28,7 +29,7 @@ def values(root: Path) -> dict[str, dict[str, list]]:
 
 def main() -> None:
     """Three steps, a kill, and the rest."""
-    root = GOLDEN / f"study-v{schema.SCHEMA_VERSION}"
+    root = GOLDEN / sys.argv[1]
     if root.exists():
         raise SystemExit(f"{root} is there: it stays as it is, for that is what it is for")
     study = prepared("question=Does this stay readable?")
