@@ -15,10 +15,32 @@ from scaleexp import schema
 from scaleexp.commits import last_commit as last_commit
 from scaleexp.engines.base import NoiseMeasurement, TrialState
 from scaleexp.merging import MOST_ROWS
-from scaleexp.segment import Columns, Row
+from scaleexp.segment import Columns
 from scaleexp.storage import Store
 from scaleexp.trial_files import TrialFiles
 from scaleexp.writer import Job, Writer
+
+Row = tuple[Any, ...]
+
+_COLUMNS: dict[schema.Table, tuple[str, ...]] = {
+    "steps": (
+        "step",
+        "samples",
+        "step_lr",
+        "loss",
+        "grad_sq_small",
+        "grad_sq_big",
+        "shard_size",
+        "shards",
+        "step_s",
+        "compute_s",
+        "sync_s",
+        "data_s",
+    ),
+    "evals": ("step", "samples", "metric", "value", "eval_s"),
+    "layers": ("step", "samples", "layer", "grad_sq_small", "grad_sq_big", "shards"),
+}
+"""What changes from row to row, in the order in which rows hold it; the other columns repeat."""
 
 
 class TrialLog:
@@ -55,7 +77,7 @@ class TrialLog:
         self._files = TrialFiles(store, facts, always, goes_on=goes_on, fence=fence)
         self.key = self._files.key
         self._batch_size = facts["batch_size"]
-        self._columns = {table: _empty(table) for table in schema.TABLES}
+        self._rows: dict[schema.Table, list[Row]] = {table: [] for table in schema.TABLES}
         self._begin = time.monotonic()
         self._submit = writer.lane() if writer else _at_once
         self._submit(self._files.open)
@@ -75,38 +97,24 @@ class TrialLog:
         data_s: float,
     ) -> None:
         """Add one optimizer step; `row` is this trial's place in the pack whose `noise` was measured."""
-        self._add(
-            "steps",
-            {
-                "step": step,
-                "samples": samples,
-                "step_lr": step_lr,
-                "loss": loss,
-                "grad_sq_small": float(noise.small[row]) if noise else None,
-                "grad_sq_big": float(noise.big[row]) if noise else None,
-                "shard_size": self._batch_size // noise.shards if noise else None,
-                "shards": noise.shards if noise else None,
-                "step_s": step_s,
-                "compute_s": compute_s,
-                "sync_s": sync_s,
-                "data_s": data_s,
-            },
-        )
+        norms: tuple[Any, ...] = (None, None, None, None)
+        if noise:
+            norms = (float(noise.small[row]), float(noise.big[row]), self._batch_size // noise.shards, noise.shards)
+        self._add("steps", (step, samples, step_lr, loss, *norms, step_s, compute_s, sync_s, data_s))
         if noise and noise.layers:
             for layer, (small, big) in noise.layers.items():
-                norms = {"grad_sq_small": float(small[row]), "grad_sq_big": float(big[row]), "shards": noise.shards}
-                self._add("layers", {"step": step, "samples": samples, "layer": layer, **norms})
+                self._add("layers", (step, samples, layer, float(small[row]), float(big[row]), noise.shards))
 
     def evaluation(self, *, step: int, samples: int, values: Mapping[str, float], eval_s: float) -> None:
         """Add one row per metric."""
         for metric, value in values.items():
-            self._add("evals", {"step": step, "samples": samples, "metric": metric, "value": value, "eval_s": eval_s})
+            self._add("evals", (step, samples, metric, value, eval_s))
 
     def commit(
         self, *, step: int, samples: int, status: schema.Status, cause: str = "", state: TrialState | None = None
     ) -> None:
         """Bind everything added so far, and the state after it, from which the trial can go on."""
-        added = {table: self._taken(table) for table in self._columns}
+        added = {table: self._taken(table) for table in self._rows}
         elapsed_s = time.monotonic() - self._begin
         self._submit(
             lambda: self._files.commit(
@@ -122,20 +130,17 @@ class TrialLog:
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def _add(self, table: schema.Table, row: Row) -> None:
-        columns = self._columns[table]
-        for name, value in row.items():
-            columns[name].append(value)
-        if len(columns["step"]) >= MOST_ROWS:
+        rows = self._rows[table]
+        rows.append(row)
+        if len(rows) >= MOST_ROWS:
             full = self._taken(table)
             self._submit(lambda: self._files.add_rows(table, full))
 
     def _taken(self, table: schema.Table) -> Columns:
-        columns, self._columns[table] = self._columns[table], _empty(table)
-        return columns
-
-
-def _empty(table: schema.Table) -> Columns:
-    return {column.name: [] for column in schema.TABLES[table]}
+        """The rows so far, as columns; from here on there are none."""
+        rows, self._rows[table] = self._rows[table], []
+        columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in _COLUMNS[table])
+        return dict(zip(_COLUMNS[table], columns, strict=True))
 
 
 def _at_once(job: Job) -> None:
