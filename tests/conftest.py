@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 MEASUREMENTS = Path(__file__).parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # before groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes an hour unless it is asked for with `-m long`.
-
-    With several test processes (-n), one of them runs every test that starts a Ray, one after the other.
-    """
+    """Leave out what takes an hour unless it is asked for with `-m long`."""
     if "long" not in config.getoption("-m"):
         items[:] = [item for item in items if not item.get_closest_marker("long")]
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+class _RayInOneProcess(LoadScopeScheduling):
+    """With several test processes (-n), one of them runs every file that starts a Ray; the others take what is left."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if _starts_ray(self.config.rootpath / nodeid.partition("::")[0]) else nodeid
+
+
+@cache
+def _starts_ray(file: Path) -> bool:
+    return file.suffix == ".py" and "pytest.mark.ray" in file.read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Two Rays on two cores are slower than one after the other."""
+    return _RayInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")
