@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scaleexp import memory
+from scaleexp.errors import InfeasibleError
 from scaleexp.execute import Assignment, noise_cadence, packed_engine, trial_facts
 from scaleexp.facts import usable_cores
+from scaleexp.held import packed_at_once, too_large
 from scaleexp.log_bytes import LogBytes, evaluations, measured, times_written
 from scaleexp.packing import packs
 from scaleexp.plan_rows import NOT_SEEN, Calibration, Estimate, Range
@@ -81,8 +84,10 @@ def calibrate(
     for batch_size in sorted({trial.batch_size for trial in to_run}):
         own = max((p for p in chosen if p[0].batch_size == batch_size), key=len, default=())
         one = own or tuple(t for t in to_run if t.batch_size == batch_size)[:1]
-        found[batch_size] = _measure(study, workload, one, threads if own else 0, "cuda" if gpus else "cpu", left)
-    torch.set_num_threads(before)
+        try:
+            found[batch_size] = _fitting(study, workload, one, threads if own else 0, "cuda" if gpus else "cpu", left)
+        finally:
+            torch.set_num_threads(before)
     seconds = [_pack_s(study, pack, found[pack[0].batch_size], left) for pack in chosen]
     spread = _ends(seconds, slots) / sum(s.usual for s in seconds) if seconds else 0.0
     packed = list(zip(chosen, seconds, strict=True))
@@ -97,15 +102,42 @@ def calibrate(
     )
 
 
-def _measure(
+def _fitting(
     study: Study, workload: Workload, trials: Sequence[Trial], threads: int, device: str, left: Mapping[str, int]
+) -> _Measured:
+    """With as many samples at once as fit into memory, as the study itself does it.
+
+    Raises:
+        InfeasibleError: none do.
+    """
+    refused: int | None = None
+    while True:
+        at_once = packed_at_once(workload, [replace(t, engine="packed") for t in trials], refused)
+        if at_once is None:
+            raise InfeasibleError(too_large(trials, refused))
+        try:
+            return _measure(study, workload, trials, threads, device, left, at_once)
+        except Exception as error:
+            if not memory.exhausted(error):
+                raise
+            refused = at_once * len(trials)
+
+
+def _measure(
+    study: Study,
+    workload: Workload,
+    trials: Sequence[Trial],
+    threads: int,
+    device: str,
+    left: Mapping[str, int],
+    at_once: int,
 ) -> _Measured:
     """A pack and the log of its first trial; `threads` is 0 for real workers, of which only the log is measured."""
     begin = time.perf_counter()
     if not threads:  # whatever the batch, the state is the same
         small = trials[0].statistics_group or max(2, trials[0].micro_batch)
         trials = [replace(trials[0], batch_size=small, workers=1, accumulation_steps=1)]
-    engine = packed_engine(study, workload, trials, threads=threads or 1, device=device)
+    engine = packed_engine(study, workload, trials, threads=threads or 1, device=device, at_once=at_once)
     trial = trials[0]
     every, cost = noise_cadence(study, engine, trial.batch_size) if threads else (1, {})
     prepare_s = time.perf_counter() - begin

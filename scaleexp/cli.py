@@ -314,6 +314,7 @@ def _limit_met(outcome: Outcome) -> str:
     assert met is not None
     assert used is not None
     of_one_run = met.limit == "limits.wall_s"
+    spent = {"limits.gpu_hours": used.gpu_hours, "limits.usd": used.usd}.get(met.limit, 0.0)
     runs = "one run" if used.runs == 1 else f"{used.runs} runs"
     said = {
         "limits.gpu_hours": f"{used.gpu_hours:.3g} GPU hours are used, in {runs}",
@@ -321,7 +322,7 @@ def _limit_met(outcome: Outcome) -> str:
     }.get(met.limit, f"this run took {duration(outcome.seconds)}")
     if met.seconds < LEAST_S:
         said += f", and what is left lasts less than {LEAST_S:g} s, too little to begin"
-    command = _command() if of_one_run else _command(f"{met.limit}={2 * met.value:g}")
+    command = _command() if of_one_run else _command(f"{met.limit}={2 * max(met.value, spent):g}")
     return (
         f"stopped by {met.cause}: {said}; what was committed is kept in {outcome.root} and can be fitted, and "
         f"{'' if of_one_run else 'with a higher limit '}this goes on from there: {shlex.join(command)}"

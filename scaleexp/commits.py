@@ -17,13 +17,16 @@ Commits = Mapping[str, schema.Commit | None]
 
 
 def newest_plan(store: Store) -> tuple[int, schema.PlanFile] | None:
-    """Number and content of the newest plan; None before there is one.
+    """Number of the newest plan, and content of the newest that is whole; None before there is one.
 
     Raises:
-        CorruptError: it is not what was written.
+        CorruptError: none is what was written.
     """
     files = numbered(store.names(schema.PLAN_DIR))
-    return (newest := max(files), store.read_json(f"{schema.PLAN_DIR}/{files[newest]}")) if files else None
+    plan, problems = newest_whole(lambda: files, lambda name: store.read_json(f"{schema.PLAN_DIR}/{name}"))
+    if files and plan is None:
+        raise problems[0]
+    return (max(files), plan) if plan is not None else None
 
 
 def commit_files(store: Store, key: str, names: Callable[[str], list[str]] | None = None) -> dict[int, str]:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 ASKED = "asked to stop"
 """Cause of a trial that was stopped by `scaleexp stop`, Ctrl-C or SIGTERM."""
-_LOOK_S = 0.5
-"""How often a process looks whether that happened [seconds]."""
+_LOOK_S, _FAR_LOOK_S = 0.5, 5.0
+"""How often a process looks whether that happened, here or on an object store [seconds]."""
 _AGREE_S = 1.0
 """About how often the processes of a trial agree on the time [seconds]."""
 
@@ -68,7 +68,9 @@ class Assignment:
         """Why to stop now; empty to go on."""
         if self.deadline is not None and time.time() > self.deadline:
             return self.deadline_cause
-        if self.fence is not None and _asked_to_stop(self.root, self.fence, int(time.monotonic() / _LOOK_S)):
+        if self.fence is not None and _asked_to_stop(
+            self.root, self.fence, int(time.monotonic() / (_FAR_LOOK_S if "://" in self.root else _LOOK_S))
+        ):
             return ASKED
         return ""
 
@@ -136,6 +138,7 @@ def packed_engine(
     """
     from scaleexp.engines.packed import PackedEngine
 
+    one = replace(trials[0], engine="packed", processes=1)  # a pack may stand in for real workers, to be measured
     return PackedEngine(
         workload,
         seeds=[t.seed for t in trials],
@@ -151,8 +154,8 @@ def packed_engine(
         kernel="vmap" if study.deterministic else "time",
         compiled=study.compile,
         steps_ahead=trials[0].limit_steps,
-        samples_at_once=at_once or wanted_at_once(trials[0]),
-        evaluated_at_once=evaluated_at_once(trials[0], at_once, record),
+        samples_at_once=at_once or wanted_at_once(one),
+        evaluated_at_once=evaluated_at_once(one, at_once, record),
         record=record,
     )
 
@@ -179,13 +182,15 @@ def run_packed(assignment: Assignment, trials: Sequence[Trial], *, threads: int,
 def _packs_fit(assignment: Assignment, store: Store, trials: Sequence[Trial], *, threads: int, device: str) -> bool:
     """Run what is unfinished; false where memory ran out, and then what did not fit is noted."""
     study = assignment.study
+    if assignment.stop():
+        return True
     for group in together([standing(store, trial) for trial in unfinished(store, trials, assignment.targets)]):
         if assignment.stop():
             return True
         workload, chosen = workload_of(study), _record_of("packed", group[0])
         own = [s.trial for s in group]
         refused = memory.least_refused(store, "packed", 1)
-        at_once = packed_at_once(workload, own, refused)
+        at_once = packed_at_once(workload, own, refused, chosen)
         if at_once is None:
             raise TrialsFailedError(too_large(own, refused))
         try:
@@ -220,9 +225,10 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
         dist.all_reduce(told, op=dist.ReduceOp.MAX)  # every rank stops at the same step or none does
         return [bool(flag) for flag in told.tolist()]
 
-    waiting: list[Any] = [
-        [t for t in unfinished(store, trials, assignment.targets) if not _failed_here(store, t, assignment.fence)]
-    ]
+    waiting: list[Any] = [None]
+    if dist.get_rank() == 0:
+        own = unfinished(store, trials, assignment.targets)
+        waiting = [[trial for trial in own if not _failed_here(store, trial, assignment.fence)]]
     dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
     for trial in waiting[0]:
         if all_told([bool(assignment.stop())])[0]:

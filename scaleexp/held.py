@@ -15,17 +15,21 @@ if TYPE_CHECKING:
     from scaleexp.workloads.base import Workload
 
 
-def packed_at_once(workload: Workload, trials: Sequence[Trial], refused: int | None) -> int | None:
+def packed_at_once(
+    workload: Workload, trials: Sequence[Trial], refused: int | None, record: Mapping[str, Any] | None = None
+) -> int | None:
     """Samples of each trial of a pack; None where no number of them fits that computes the same.
 
     Args:
         workload: of the study.
         trials: of one batch size.
         refused: samples of all trials that did not fit; None if none were refused.
+        record: choices by which they began; not more at once than those.
     """
     one = trials[0]
     group = one.batch_size if workload.couples_examples else one.statistics_group or 1
-    return memory.fitting(wanted_at_once(one), one.micro_batch, refused, trials=len(trials), group=group)
+    found = memory.fitting(wanted_at_once(one), one.micro_batch, refused, trials=len(trials), group=group)
+    return _as_on_record(found, record)
 
 
 def real_at_once(workload: Workload, trial: Trial, refused: int | None, record: Mapping[str, Any] | None) -> int | None:
@@ -34,6 +38,10 @@ def real_at_once(workload: Workload, trial: Trial, refused: int | None, record: 
     coupled = workload.couples_examples or (trial.statistics_group or 1) > own
     group = own if coupled else trial.statistics_group or 1
     found = memory.fitting(wanted_at_once(trial), trial.micro_batch, refused, group=group)
+    return _as_on_record(found, record)
+
+
+def _as_on_record(found: int | None, record: Mapping[str, Any] | None) -> int | None:
     return min(found, int(record["samples_at_once"])) if found and record else found
 
 

@@ -184,10 +184,15 @@ def _sizes(store: Store, key: str) -> LogBytes:
     assert checkpoint is not None
     segment: dict[str, float] = {}
     row: dict[str, float] = {}
+    second_bound = store.read_json(f"{schema.TRIALS_DIR}/{key}/{schema.COMMITS_DIR}/0002.json")["segments"]
+    earlier = {s["file"] for s in second_bound}
     for table in schema.TABLES:
-        written = [(s["rows"], size(s["file"])) for s in bound["segments"] if s["table"] == table]
-        if written:
-            (few, least), (many, most) = written
+        own = [s for s in bound["segments"] if s["table"] == table]
+        parts = [[s for s in own if (s["file"] in earlier) == there] for there in (True, False)]
+        if all(parts):
+            (few, least), (many, most) = [
+                (sum(s["rows"] for s in part), sum(size(s["file"]) for s in part)) for part in parts
+            ]
             row[table] = (most - least) / (many - few) if many > few else 0.0
             segment[table] = least - few * row[table]
     return LogBytes(

@@ -6,13 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TextIO
 
 from scaleexp import schema
 from scaleexp.commits import Commits, last_commits
+from scaleexp.errors import StorageError
 from scaleexp.packing import STEP_OVERHEAD_SAMPLES
 from scaleexp.plan_table import duration
 from scaleexp.storage import Store
@@ -32,6 +33,7 @@ class Watch:
         trials: those watched.
         samples: samples eaten by each trial that ended, by key.
         under_way: samples committed by each that has not, by key.
+        began: samples at which each began in this run, by key.
         ended: how many trials ended with each status.
         started: keys of trials that have begun.
         idle_s: seconds until the first of them did.
@@ -43,6 +45,7 @@ class Watch:
     trials: Sequence[Trial]
     samples: dict[str, int] = field(default_factory=dict)
     under_way: dict[str, int] = field(default_factory=dict)
+    began: dict[str, int] = field(default_factory=dict)
     ended: dict[str, int] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
     idle_s: float = 0.0
@@ -63,7 +66,11 @@ class Watch:
         return [t for t in self.trials if t.key not in self.samples]
 
     def look(self) -> None:
-        """Read what was committed since the last look."""
+        """Read what was committed since the last look; of a storage that is away, nothing."""
+        with suppress(StorageError):
+            self._look()
+
+    def _look(self) -> None:
         there = set(self.store.names(schema.TRIALS_DIR))
         self.started |= there - self.earlier.keys()
         self.commits = last_commits(self.store, [t.key for t in self.waiting if t.key in there], self.commits)
@@ -71,6 +78,7 @@ class Watch:
             if not commit or commit["number"] <= self.earlier.get(key, 0):
                 continue
             self.started.add(key)
+            self.began[key] = commit.get("began_samples", 0)
             if commit["status"] in ("running", "stopped"):
                 self.under_way[key] = commit["samples"]
             else:
@@ -93,7 +101,7 @@ class Watch:
                 eaten = self.samples.get(trial.key, max(reached, self.under_way.get(trial.key, 0)))
                 rest = 0 if trial.key in self.samples else trial.limit_samples - eaten
                 if trial.key in self.started:
-                    done += per_sample * eaten
+                    done += per_sample * max(0, eaten - self.began.get(trial.key, 0))
                     left += per_sample * rest
                     limits += per_sample * trial.limit_samples
                 else:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 
 from scaleexp import lease, schema
-from scaleexp.commits import commit_files, last_commits
+from scaleexp.commits import commit_files
 from scaleexp.facts import utc_now
+from scaleexp.integrity import newest_whole
 from scaleexp.storage import Store
 
 
@@ -22,9 +25,12 @@ def record_stop(store: Store, keys: Iterable[str], cause: str, *, fence: int | N
     Raises:
         StorageError: another driver has taken over, or the commit could not be written.
     """
-    for key, last in last_commits(store, list(keys)).items():
-        if last and last["status"] == "running":
-            _put(store, key, restated(key, last, "stopped", cause), fence)
+    for key in keys:
+        _restate(store, key, "stopped", cause, fence, _running)
+
+
+def _running(last: schema.Commit | None) -> bool:
+    return last is not None and last["status"] == "running"
 
 
 def record_failure(store: Store, keys: Iterable[str], cause: str, *, fence: int | None) -> None:
@@ -33,18 +39,38 @@ def record_failure(store: Store, keys: Iterable[str], cause: str, *, fence: int 
     A trial that never began gets a commit of nothing, and no trial.json: where it will run first is not known.
     Arguments and errors as of `record_stop`.
     """
-    for key, last in last_commits(store, list(keys)).items():
+
+    def unended(last: schema.Commit | None) -> bool:
         own = bool(last and last.get("fence") == fence)
-        if not last or (last["status"] not in schema.FINAL_STATUSES and not (last["status"] == "failed" and own)):
-            _put(store, key, restated(key, last, "failed", cause), fence)
+        return not last or (last["status"] not in schema.FINAL_STATUSES and not (last["status"] == "failed" and own))
+
+    for key in keys:
+        _restate(store, key, "failed", cause, fence, unended)
 
 
-def _put(store: Store, key: str, commit: schema.Commit, fence: int | None) -> None:
-    if fence is not None:
-        lease.check(store, fence)
-        commit["fence"] = fence
-    commit["number"] = max(commit_files(store, key), default=0) + 1
-    store.write_json(f"{schema.TRIALS_DIR}/{key}/{schema.COMMITS_DIR}/{commit['number']:04d}.json", commit)
+def _restate(
+    store: Store,
+    key: str,
+    status: schema.Status,
+    cause: str,
+    fence: int | None,
+    wanted: Callable[[schema.Commit | None], bool],
+) -> None:
+    """Put it right behind the commit that it repeats: where a worker was faster, after another look."""
+    while True:
+        files = commit_files(store, key)
+        last: schema.Commit | None = newest_whole(partial(dict, files), store.read_json)[0]
+        if not wanted(last):
+            return
+        commit = restated(key, last, status, cause)
+        commit["number"] = max(files, default=0) + 1
+        if fence is not None:
+            lease.check(store, fence)
+            commit["fence"] = fence
+        with suppress(FileExistsError):
+            return store.write_json(
+                f"{schema.TRIALS_DIR}/{key}/{schema.COMMITS_DIR}/{commit['number']:04d}.json", commit
+            )
 
 
 def restated(key: str, last: schema.Commit | None, status: schema.Status, cause: str) -> schema.Commit:

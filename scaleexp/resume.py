@@ -97,8 +97,10 @@ def steps_left(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
 def _moved(store: Store, trial: Trial, commit: schema.Commit, targets: Sequence[schema.Target]) -> bool:
     """Whether what ended a trial ends it no longer."""
     goal = {t["metric"]: t["values"][-1] for t in targets}
+    if commit["samples"] + trial.batch_size > trial.limit_samples:
+        return False
     if commit["status"] == "limit":
-        return commit["samples"] + trial.batch_size <= trial.limit_samples
+        return True
     held = commit.get("goal")
     if held is None or held["targets"] == goal:
         return False

@@ -207,6 +207,7 @@ class Commit(TypedDict):
     step: int
     samples: int
     status: Status
+    began_samples: NotRequired[int]  # where this attempt began; 0 where it is not said
     cause: str  # why it diverged, stopped or failed; empty otherwise
     segments: list[SegmentRef]
     goal: NotRequired[Goal]  # what the trial was put through towards

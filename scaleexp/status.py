@@ -148,6 +148,7 @@ def _eta_s(
     if not limits:
         return None
     usual = sum(ended) / len(ended) if ended else float(max(limits))
-    done = float(sum(c["samples"] for c in commits.values() if c and c.get("fence") == driver["lease"]))
+    own = [c for c in commits.values() if c and c.get("fence") == driver["lease"]]
+    done = float(sum(c["samples"] - c.get("began_samples", 0) for c in own))
     left = sum(max(usual - row["samples"], 0.0) for row in rows if row["status"] not in schema.FINAL_STATUSES)
     return (now - since) * left / done if done > _KNOWN_SHARE * (done + left) else None

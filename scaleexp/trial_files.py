@@ -26,8 +26,8 @@ from scaleexp.integrity import check_bytes, newest_whole
 from scaleexp.segment import Columns, Row
 from scaleexp.storage import Store, json_bytes
 
-MOST_COMPACTED = 5_000_000
-"""Rows; a longer table stays in segments, so that a writer's memory has a bound (about 40 bytes a row)."""
+MOST_COMPACTED = 2_000_000
+"""Rows; a longer table stays in segments, so that a writer's memory has a bound: about 250 bytes a row and lane."""
 
 _ATTEMPT = re.compile(r"(?:^|-)a(\d{3,})\b")
 _log = logging.getLogger("scaleexp")
@@ -61,6 +61,7 @@ class TrialFiles:
         self._split: Row = {"micro_batch": facts["micro_batch"], "accumulation_steps": facts["accumulation_steps"]}
         self._number = self._attempt = self._written = 0
         self._last = goes_on
+        self._began_samples = goes_on["samples"] if goes_on else 0
         self._segments: list[schema.SegmentRef] = list(goes_on["segments"]) if goes_on else []
         self._lying: set[str] = set()  # segments and checkpoints, of this attempt and of those before it
         self._aside: set[str] = set()  # those that corrupt commits may bind: they stay as they are
@@ -105,12 +106,14 @@ class TrialFiles:
         return {"file": file, "table": table, "sha256": _sha256(content), "rows": rows.num_rows}
 
     def _merge(self, table: schema.Table) -> None:
-        """Small segments -> one, as often as there are enough; one that is not whole is left to who reads the log."""
-        with suppress(CorruptError):
-            while old := merging.due(self._segments, table):
+        """Small segments -> one, as often as there are enough."""
+        while old := merging.due(self._segments, table):
+            try:
                 new = self._put_segment(table, pa.concat_tables([self._read(ref) for ref in old]))
-                new["level"] = old[0].get("level", 0) + 1
-                self._segments = merging.replaced(self._segments, old, new)
+            except CorruptError as error:
+                return _log.warning("the %s of trial %s are not merged: %s", table, self.key, error)
+            new["level"] = old[0].get("level", 0) + 1
+            self._segments = merging.replaced(self._segments, old, new)
 
     def commit(
         self,
@@ -201,6 +204,7 @@ class TrialFiles:
             "samples": samples,
             "status": status,
             "cause": cause,
+            "began_samples": self._began_samples,
             "segments": list(self._segments),
             "checkpoint": checkpoint,
             "elapsed_s": elapsed_s,

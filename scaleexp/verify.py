@@ -16,7 +16,7 @@ from scaleexp.errors import MissingError, StorageError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, numbered, opened
 from scaleexp.storage import Store
 
-Kind = Literal["corrupt", "missing", "note"]
+Kind = Literal["corrupt", "missing", "twice", "note"]
 RESTORE = "restore it from a copy"
 
 
@@ -26,7 +26,8 @@ class Finding:
 
     Attributes:
         file: relative to the study directory.
-        kind: corrupt (not what was written), missing (bound and not there), note (nothing is wrong with what counts).
+        kind: corrupt (not what was written), missing (bound and not there), twice (merged into another file since, so
+            that other tools count its rows twice), note (nothing is wrong with what counts).
         problem: what is wrong, in a sentence without its end.
         remedy: what to do about it.
     """
@@ -84,6 +85,7 @@ def _trial(store: Store, key: str) -> Iterator[Finding]:
     if _there(store, f"{directory}/{schema.TRIAL_FILE}") or _began(store, directory, list(numbers.values())):
         yield from _object(store, f"{directory}/{schema.TRIAL_FILE}", schema.TrialFacts, anew)
     seen: set[tuple[str, str]] = set()
+    counting: set[str] = set()
     counts = True  # the newest commit that can be read; what earlier ones bind may have been merged or removed since
     for number in sorted(numbers, reverse=True):
         file = f"{directory}/{schema.COMMITS_DIR}/{numbers[number]}"
@@ -98,12 +100,18 @@ def _trial(store: Store, key: str) -> Iterator[Finding]:
             if bound not in seen and (counts or _there(store, bound[0])):
                 yield from _bound(store, bound[0], reference, _go_back(file))
             seen.add(bound)
+            counting |= {bound[0]} if counts else set()
         counts = False
     files = {file for file, _ in seen}
-    for place in (f"{directory}/{schema.SEGMENTS_DIR}", f"{directory}/{schema.CHECKPOINTS_DIR}", directory):
+    for place in (f"{directory}/{schema.SEGMENTS_DIR}", f"{directory}/{schema.CHECKPOINTS_DIR}"):
         for name in store.names(place):
-            if f"{place}/{name}" not in files and name.endswith((".parquet", ".pt")):
+            if f"{place}/{name}" not in files:
                 yield _unneeded(f"{place}/{name}", "no commit that is whole binds it, so nothing reads it")
+    for name in store.names(directory):
+        if name.endswith(".parquet") and f"{directory}/{name}" not in counting:
+            problem = "the newest commit does without it, and other tools count its rows twice"
+            remedy = "run the study again, which removes it where all else of the trial is whole"
+            yield Finding(file=f"{directory}/{name}", kind="twice", problem=problem, remedy=remedy)
 
 
 def _began(store: Store, directory: str, commits: list[str]) -> bool:

@@ -141,14 +141,18 @@ def that_counts(hidden, *, shape, classes):
 
 
 class _Starved:
-    """Runs out of memory where more samples than `SCALEEXP_TEST_FITS` pass at once, after so many passes as its option.
+    """Runs out of memory where more samples than `SCALEEXP_TEST_FITS` pass at once, from this sample of the order on.
 
     On real workers only the second process does.
     """
 
     def __init__(self, *, after=0, **options):
         super().__init__(**options)
-        self._after, self._passes = after, 0
+        self._after, self._at = after, 0
+
+    def batch(self, data_seed, start, stop):
+        self._at = start
+        return super().batch(data_seed, start, stop)
 
     def loss(self, forward, batch, gather):
         import os
@@ -156,10 +160,9 @@ class _Starved:
         import torch
         import torch.distributed as dist
 
-        self._passes += 1
         starved = not dist.is_initialized() or dist.get_rank() == 1
         fits = int(os.environ.get("SCALEEXP_TEST_FITS", "1000000"))
-        if starved and self._passes > self._after and len(batch[0]) > fits:
+        if starved and self._at >= self._after and len(batch[0]) > fits:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return super().loss(forward, batch, gather)
 

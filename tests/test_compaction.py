@@ -8,9 +8,11 @@ import analysis.read
 from scaleexp import lease, schema, trial_files
 from scaleexp.errors import MissingError, StorageError
 from scaleexp.integrity import newest_whole
+from scaleexp.launch.runner import run_study
 from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.storage import Store
-from scaleexp.verify import verify
+from scaleexp.tidying import merged_twice
+from scaleexp.verify import verify, whole
 from tests.faults.small_study import Interrupted, prepared, run
 
 DRIVER = {"host": "elsewhere", "pid": 1, "space": "elsewhere", "started": "1", "ttl_s": 0.0}
@@ -102,6 +104,31 @@ def test_what_an_earlier_attempt_left_without_a_commit_goes_when_the_trial_ends(
     assert committed(tmp_path) == [1, 2, 3]
 
 
+def test_a_file_that_a_killed_writer_left_beside_the_merged_one_is_told_and_goes_with_the_next_run(tmp_path):
+    root = tmp_path / "study"
+    run(prepared(), root)
+    (first,) = root.glob("trials/*/steps.parquet")
+    kept = first.read_bytes()
+    run(prepared("limits.samples=160"), root)
+    first.write_bytes(kept)  # as if it had been killed before
+    (told,) = verify(Store(root))
+    assert (told.kind, told.file.rpartition("/")[2], whole([told])) == ("twice", "steps.parquet", False)
+    study = prepared("limits.samples=160")
+    assert run_study(study, root).ended == {"limit": 1}
+    assert not first.exists()
+    assert verify(Store(root)) == []
+
+
+def test_it_stays_where_what_counts_is_not_whole(tmp_path):
+    root = tmp_path / "study"
+    run(prepared(), root)
+    (file,) = root.glob("trials/*/steps.parquet")
+    other = file.with_name("steps-a009.parquet")
+    other.write_bytes(file.read_bytes())
+    file.write_bytes(b"PAR1")
+    assert merged_twice(Store(root), [file.parent.name]) == {}
+
+
 def test_a_driver_that_was_followed_removes_nothing_that_its_follower_may_go_on_from(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.write_json("lease/0001.json", DRIVER)
@@ -159,9 +186,9 @@ def test_more_rows_than_fit_the_memory_of_a_writer_stay_in_segments(tmp_path, mo
 def test_a_column_that_earlier_rows_lack_is_null_in_them(tmp_path, monkeypatch):
     own = log(tmp_path)
     evaluated(own, 1)
-    whole = schema.arrow_schema
+    every = schema.arrow_schema
     with monkeypatch.context() as patch:
-        patch.setattr("scaleexp.segment.arrow_schema", lambda t: pa.schema([f for f in whole(t) if f.name != "eval_s"]))
+        patch.setattr("scaleexp.segment.arrow_schema", lambda t: pa.schema([f for f in every(t) if f.name != "eval_s"]))
         own.commit(step=1, samples=4, status="running")
     evaluated(own, 2)
     own.commit(step=2, samples=8, status="limit")

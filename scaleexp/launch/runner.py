@@ -22,6 +22,7 @@ from scaleexp.spending import LEAST_S, Holding, Left, Used, check_countable, use
 from scaleexp.spending import left as left_of
 from scaleexp.stopping import stopping
 from scaleexp.storage import Store
+from scaleexp.tidying import merged_twice, remove_merged
 
 if TYPE_CHECKING:
     from scaleexp.config import Study
@@ -72,6 +73,9 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
     ran = _Ran()
     if not waiting:
         open_study(prepared, root)  # what is asked may be new though nothing is left to run
+        if merged_twice(store, [t.key for t in prepared.plan.trials]):
+            with lease.held(store, tell=tell) as fence:
+                remove_merged(store, [t.key for t in prepared.plan.trials], fence)
     elif (left := _left(prepared.study, store, Holding(workers=0, gpus=0), begin)).seconds < LEAST_S:
         ran = _nothing_left(prepared, store, left, tell)
     else:
@@ -85,6 +89,9 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
         met=ran.met,
         used=ran.used,
     )
+    unwritten = next((f for f in ran.failures if f.storage), None)
+    if unwritten:
+        raise StorageError(unwritten.cause)
     if not outcome.asked:
         _raise_failures(prepared, store, outcome, ran.failures, commits)
     if set(outcome.ended) == {"diverged"}:
@@ -136,6 +143,7 @@ def _on_ray(
                     if not cut.is_set():
                         raise
                     _end_workers()
+            remove_merged(store, [t.key for t in prepared.plan.trials], fence)
             asked = lease.stop_requested(store, fence)
             unended = unfinished(store, prepared.plan.trials, prepared.targets)
             met = left if unended and not asked and time.monotonic() - held_from >= left.tidy_s else None
@@ -178,9 +186,6 @@ def _raise_failures(
     """
     unended = ("failed",) if outcome.met else ("failed", "waiting", "running")
     count = sum(outcome.ended.get(s, 0) for s in unended)
-    unwritten = next((f for f in failures if f.storage), None)
-    if unwritten:
-        raise StorageError(unwritten.cause)
     broken = _first_failure(commits) or next(((f.trials[0], f.cause) for f in failures), None)
     if broken and count:  # a process that died after its last commit lost nothing
         raise TrialsFailedError(

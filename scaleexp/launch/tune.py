@@ -167,7 +167,11 @@ def _fit(
         cause = str(result.error) if result.error else str(metrics.get("cause", unplaced))
         pack = (result.config or {}).get("pack", number)  # one that never ran has none
         ended[pack] = cause, bool(metrics.get("storage"))
-    return [f for n, own in enumerate(chosen) for f in _failures(assignment, own, *ended[n], _log_of(logs, own, n))]
+    return [
+        f
+        for n, own in enumerate(chosen)
+        for f in _failures(assignment, own, *ended.get(n, (unplaced, False)), _log_of(logs, own, n))
+    ]
 
 
 def _failures(

@@ -101,7 +101,7 @@ def test_it_goes_on_from_the_last_commit_and_no_step_below_it_runs_again(tmp_pat
     monkeypatch.setattr(
         "scaleexp.execute._Clock.__call__", lambda self: Signal("", not calls.append(1) and len(calls) == 9)
     )
-    run(tmp_path, 16, monkeypatch, "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8], after: 40}")
+    run(tmp_path, 16, monkeypatch, "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8], after: 512}")
     again = ran.index(9, ran.index(9) + 1)
     assert ran == [*ran[:again], *range(9, 30)], "from step 9, the last one committed"
     assert_same_training(tmp_path, roomy)
@@ -169,7 +169,7 @@ def test_a_process_that_cannot_allocate_goes_on_with_less(tmp_path):
 def test_one_of_two_real_workers_runs_out_of_memory_and_both_take_less(tmp_path, monkeypatch):
     roomy, tight = tmp_path / "roomy", tmp_path / "tight"
     sets = [*SETS, "engine=ddp", "workers=[2]", "worker_batch=16", "lr_multipliers=[1]", "checkpoint.every_s=0.01"]
-    after = "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8], after: 40}"
+    after = "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8], after: 512}"
     monkeypatch.setenv("SCALEEXP_TEST_FITS", "1000000")
     assert run_study(prepare(load_study("quickstart", [*sets, after])), roomy).ended == {"limit": 1}
     monkeypatch.setenv("SCALEEXP_TEST_FITS", "8")
