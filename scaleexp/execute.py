@@ -184,8 +184,9 @@ def _packs_fit(assignment: Assignment, store: Store, trials: Sequence[Trial], *,
     study = assignment.study
     if assignment.stop():
         return True
-    for group in together([standing(store, trial) for trial in unfinished(store, trials, assignment.targets)]):
-        if assignment.stop():
+    groups = together([standing(store, trial) for trial in unfinished(store, trials, assignment.targets)])
+    for number, group in enumerate(groups):
+        if number and assignment.stop():
             return True
         workload, chosen = workload_of(study), _record_of("packed", group[0])
         own = [s.trial for s in group]
@@ -195,7 +196,7 @@ def _packs_fit(assignment: Assignment, store: Store, trials: Sequence[Trial], *,
             raise TrialsFailedError(too_large(own, refused))
         try:
             engine = packed_engine(study, workload, own, threads=threads, device=device, record=chosen, at_once=at_once)
-            _train(assignment, store, workload, engine, group, lambda _: _Clock(assignment), at_once)
+            _train(assignment, store, workload, engine, group, lambda _, idle: _Clock(assignment, idle), at_once)
         except Exception as error:
             if not memory.exhausted(error):
                 raise
@@ -259,7 +260,15 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
             compiled=study.compile == "always",
         )
         try:
-            _train(assignment, store, workload, engine, found, lambda s: _AgreedClock(assignment, all_told, s), at_once)
+            _train(
+                assignment,
+                store,
+                workload,
+                engine,
+                found,
+                lambda s, idle: _AgreedClock(assignment, idle, all_told, s),
+                at_once,
+            )
         except Exception as error:
             if memory.exhausted(error):  # what starts the group again reads it
                 memory.refuse(store, "ddp", trial.processes, at_once, error)
@@ -288,13 +297,13 @@ def _set_torch(study: Study) -> None:
 class _Clock:
     """Tells the loop when to commit and when to stop."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+    def __init__(self, assignment: Assignment, idle: Callable[[], bool]) -> None:
+        self._assignment, self._idle = assignment, idle
         self._committed_s = time.monotonic()
 
     def __call__(self) -> Signal:
         """What the clock says now."""
-        due = time.monotonic() - self._committed_s >= self._assignment.study.checkpoint.every_s
+        due = time.monotonic() - self._committed_s >= self._assignment.study.checkpoint.every_s and self._idle()
         if due:
             self._committed_s = time.monotonic()
         return Signal(self._assignment.stop(), due)
@@ -303,8 +312,14 @@ class _Clock:
 class _AgreedClock(_Clock):
     """One that every process of a trial hears alike; they agree about once a second, not after every step."""
 
-    def __init__(self, assignment: Assignment, all_told: Callable[[Sequence[bool]], list[bool]], step_s: float) -> None:
-        super().__init__(assignment)
+    def __init__(
+        self,
+        assignment: Assignment,
+        idle: Callable[[], bool],
+        all_told: Callable[[Sequence[bool]], list[bool]],
+        step_s: float,
+    ) -> None:
+        super().__init__(assignment, idle)
         self._all_told = all_told
         self._every, self._steps = max(1, int(_AGREE_S / step_s)), 0
 
@@ -332,7 +347,7 @@ def _train(
     workload: Workload,
     engine: Engine,
     group: Sequence[Standing],
-    clock: Callable[[float], Clock],
+    clock: Callable[[float, Callable[[], bool]], Clock],
     at_once: int,
 ) -> None:
     """Drive one engine through trials that have come equally far.
@@ -343,7 +358,7 @@ def _train(
         workload: its workload.
         engine: at step 0.
         group: its trials.
-        clock: seconds of a step -> what tells the loop the time.
+        clock: seconds of a step, whether this process writes and has written all -> what tells the loop the time.
         at_once: samples of a trial that a process may hold.
     """
     study, trials = assignment.study, [s.trial for s in group]
@@ -388,7 +403,14 @@ def _train(
             for s in group
         ]
         rates = [t.lr for t in trials]
-        train_pack(engine, rates, logs, recipe, clock(timings.get("plain_s", _AGREE_S)), start)
+        train_pack(
+            engine,
+            rates,
+            logs,
+            recipe,
+            clock(timings.get("plain_s", _AGREE_S), lambda: engine.leader and writer.idle),
+            start,
+        )
 
 
 def trial_facts(

@@ -14,7 +14,7 @@ from types import TracebackType
 
 LANES = 4
 """Logs that write at the same time: they wait for the storage, not for a core."""
-MOST_WAITING = 1024
+MOST_WAITING = 256
 """Jobs that may wait; a writer that falls further behind holds training up."""
 
 Job = Callable[[], None]
@@ -40,6 +40,11 @@ class Writer:
         pool = self._pools[self._opened % LANES]
         self._opened += 1
         return partial(self._submit, pool)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits: who commits by the clock need not pile up states for a storage that is away."""
+        return all(future.done() for future in self._waiting)
 
     def _submit(self, pool: ThreadPoolExecutor, job: Job) -> None:
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= MOST_WAITING):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -330,3 +331,16 @@ def test_how_a_study_runs_may_change(tmp_path):
     open_study(prepare(load_study("quickstart", [*SETS, *SGD])), tmp_path)
     for change in (["compile=never"], ["checkpoint.every_s=5"], ["workers=[2]", "worker_batch=16"], ["question=Why?"]):
         open_study(prepare(load_study("quickstart", [*SETS, *SGD, *change])), tmp_path)
+
+
+def test_a_trial_at_its_limit_does_not_train_past_it_for_a_harder_target(tmp_path, monkeypatch):
+    """It reached the easy target with its very last step."""
+    sets = ("seeds=[0]", "lr_multipliers=[1]", "targets=[{metric: val_loss, values: [2.0]}]")
+    trials, work = assignment(tmp_path, *sets)
+    run_packed(work, trials, threads=1)
+    ended = last_commit(Store(tmp_path), trials[0].key)
+    assert ended["status"] == "reached"
+    harder = [{"metric": "val_loss", "values": [0.001], "direction": "min"}]
+    at_limit = [replace(trials[0], limit_samples=ended["samples"])]
+    assert unfinished(Store(tmp_path), trials, harder) == list(trials)
+    assert unfinished(Store(tmp_path), at_limit, harder) == []

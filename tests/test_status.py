@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from scaleexp import lease
+from scaleexp import lease, status
 from scaleexp.cli import cli
 from scaleexp.config import load_study
 from scaleexp.errors import ConfigError, StorageError
@@ -88,6 +88,14 @@ def test_a_person_reads_one_line_per_batch_and_who_runs_it(half_done):
     with lease.held(Store(root)):
         lease.request_stop(Store(root))
         assert "stopping by process" in rendered(status_of(Store(root)), width=100)
+
+
+def test_the_time_left_of_what_goes_on_counts_only_what_this_run_has_done(tmp_path):
+    """A trial of 1000 samples that an earlier driver left at 890, at 900 after 10 s: as long for each 10 to come."""
+    driver = {"lease": 2, "running": True, "host": "here", "pid": 7, "stopping": False}
+    rows = [{"status": "running", "samples": 900, "limit_samples": 1000}]
+    commits = {"t": {"samples": 900, "began_samples": 890, "fence": 2}}
+    assert status._eta_s(rows, commits, driver, 0.0, 10.0) == pytest.approx(100.0)
 
 
 def document(statuses, batches):

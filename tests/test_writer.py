@@ -53,3 +53,14 @@ def test_what_the_last_job_raised_is_raised_at_the_end():
 
     with pytest.raises(OSError, match="the disk is full"), Writer() as writer:
         writer.lane()(fails)
+
+
+def test_it_is_idle_once_all_is_written():
+    came = threading.Event()
+    with Writer() as writer:
+        assert writer.idle
+        writer.lane()(lambda: came.wait(30))
+        assert not writer.idle
+        came.set()
+        while not writer.idle:
+            pass
