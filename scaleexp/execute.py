@@ -14,8 +14,8 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from scaleexp import facts, lease, memory, schema
-from scaleexp.errors import StorageError, TrialsFailedError
-from scaleexp.held import evaluated_at_once, micro_batch_of, packed_at_once, real_at_once, too_large, wanted_at_once
+from scaleexp.errors import StorageError
+from scaleexp.held import evaluated_at_once, micro_batch_of, real_at_once, split, too_large, wanted_at_once
 from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
 from scaleexp.restating import record_failure
 from scaleexp.resume import Standing, standing, together, unfinished
@@ -184,16 +184,13 @@ def _packs_fit(assignment: Assignment, store: Store, trials: Sequence[Trial], *,
     study = assignment.study
     if assignment.stop():
         return True
+    refused, workload = memory.least_refused(store, "packed", 1), workload_of(study)
     groups = together([standing(store, trial) for trial in unfinished(store, trials, assignment.targets)])
-    for number, group in enumerate(groups):
+    parts = [part for group in groups for part in split(workload, group, refused, _record_of("packed", group[0]))]
+    for number, (group, at_once) in enumerate(parts):
         if number and assignment.stop():
             return True
-        workload, chosen = workload_of(study), _record_of("packed", group[0])
-        own = [s.trial for s in group]
-        refused = memory.least_refused(store, "packed", 1)
-        at_once = packed_at_once(workload, own, refused, chosen)
-        if at_once is None:
-            raise TrialsFailedError(too_large(own, refused))
+        own, chosen = [s.trial for s in group], _record_of("packed", group[0])
         try:
             engine = packed_engine(study, workload, own, threads=threads, device=device, record=chosen, at_once=at_once)
             _train(assignment, store, workload, engine, group, lambda _, idle: _Clock(assignment, idle), at_once)

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaleexp import memory
+from scaleexp.errors import TrialsFailedError
 
 if TYPE_CHECKING:
+    from scaleexp.resume import Standing
     from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
 
@@ -30,6 +32,24 @@ def packed_at_once(
     group = one.batch_size if workload.couples_examples else one.statistics_group or 1
     found = memory.fitting(wanted_at_once(one), one.micro_batch, refused, trials=len(trials), group=group)
     return _as_on_record(found, record)
+
+
+def split(
+    workload: Workload, group: Sequence[Standing], refused: int | None, record: Mapping[str, Any] | None
+) -> list[tuple[Sequence[Standing], int]]:
+    """A pack as it fits into memory, with the samples of each trial at once; where nothing else helps, in two.
+
+    Raises:
+        TrialsFailedError: one trial alone does not fit.
+    """
+    trials = [standing.trial for standing in group]
+    at_once = packed_at_once(workload, trials, refused, record)
+    if at_once is not None:
+        return [(group, at_once)]
+    if len(group) == 1:
+        raise TrialsFailedError(too_large(trials, refused))
+    halves = (group[: len(group) // 2], group[len(group) // 2 :])
+    return [part for half in halves for part in split(workload, half, refused, record)]
 
 
 def real_at_once(workload: Workload, trial: Trial, refused: int | None, record: Mapping[str, Any] | None) -> int | None:
@@ -62,9 +82,9 @@ def evaluated_at_once(trial: Trial, at_once: int | None, record: Mapping[str, An
 
 def too_large(trials: Sequence[Trial], refused: int | None) -> str:
     """That nothing smaller is the same computation."""
-    what = f"{len(trials)} trials of batch size {trials[0].batch_size}"
+    what = f"{len(trials)} trial{'s' if len(trials) > 1 else ''} of batch size {trials[0].batch_size}"
     return (
-        f"out of memory: {what} do not fit into a process with fewer than {refused} samples at once, and no smaller "
+        f"out of memory: {what} does not fit into a process with fewer than {refused} samples at once, and no smaller "
         "micro-batch computes the same; give more memory, a smaller model or batch-norm statistics of fewer samples. "
         "What did not fit is noted in memory/ of the study: remove it on a larger machine"
     )

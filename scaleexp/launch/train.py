@@ -40,7 +40,8 @@ def run_worker_group(
 ) -> None:
     """Launch as many worker processes as these trials ask for and run all of them; returns when they are done.
 
-    `ray.train.report` is never called: rows and commits go to the study's storage from rank 0.
+    `ray.train.report` is never called: rows and commits go to the study's storage from rank 0. A trial that raises is
+    committed as failed, and the others go on.
 
     Args:
         assignment: the study and its storage.
@@ -49,8 +50,6 @@ def run_worker_group(
         name: of the group; unique, because Ray Train resumes a name that it has seen.
         output: directory for Ray Train's own files.
         logs: directory for what the workers print.
-
-    A trial that raises is committed as failed, and the others go on.
 
     Raises:
         TrialsFailedError: there was no place for the workers in time.
@@ -72,10 +71,9 @@ def run_worker_group(
             run_config=RunConfig(
                 name=f"{name}-{start}",
                 storage_path=output,
-                # A worker's death starts the group again, from the last commits; so do each trial that raises and one
-                # that runs out of memory. By
-                # default Ray Train waits for a place for ever, and its count of waits never begins anew: none is left
-                # to it.
+                # A worker's death starts the group again, from the last commits; so do a trial that raises and one that
+                # runs out of memory. By default Ray Train waits for a place for ever, and its count of waits never
+                # begins anew: none is left to it.
                 failure_config=FailureConfig(
                     max_failures=len(trials) + WORKER_DEATHS + MOST_TRIES, controller_failure_limit=0
                 ),

@@ -16,8 +16,10 @@ from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
 from scaleexp.errors import TrialsFailedError
 from scaleexp.execute import run_packed
+from scaleexp.held import split
 from scaleexp.launch.runner import open_study, prepare, run_study
 from scaleexp.loop import Signal
+from scaleexp.resume import Standing
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from tests.without_ray import assigned
@@ -109,7 +111,7 @@ def test_it_goes_on_from_the_last_commit_and_no_step_below_it_runs_again(tmp_pat
 
 def test_where_nothing_smaller_is_the_same_the_trials_fail_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(
-        TrialsFailedError, match=r"out of memory: 2 trials of batch size 32 do not fit.*give more memory"
+        TrialsFailedError, match=r"out of memory: 1 trial of batch size 32 do.* not fit.*give more memory"
     ):
         run(tmp_path, 16, monkeypatch, "workload={name: 'tests.plugin_workloads:HungryContrastive', hidden: [8]}")
 
@@ -121,11 +123,22 @@ def test_a_study_that_goes_on_does_not_try_again_what_did_not_fit(tmp_path, monk
     assert Store(tmp_path).names("memory") == before
 
 
+def test_a_pack_that_cannot_hold_fewer_samples_is_trained_in_two(tmp_path, monkeypatch):
+    study = prepare(load_study("quickstart", [*SETS, "lr_multipliers=[1, 2, 4]"]))
+    group = [Standing(trial=trial, values={}) for trial in study.plan.trials]
+    assert [(len(own), at_once) for own, at_once in split(study.workload, group, None, None)] == [(3, 32)]
+    assert [(len(own), at_once) for own, at_once in split(study.workload, group, 20, None)] == [(3, 4)]
+    assert [(len(own), at_once) for own, at_once in split(study.workload, group, 3, None)] == [(1, 2), (2, 1)]
+    monkeypatch.setattr(study.workload, "couples_examples", True, raising=False)
+    assert [(len(own), at_once) for own, at_once in split(study.workload, group, 65, None)] == [(1, 32), (2, 32)]
+
+
 REALLY = """
 import resource, sys
 import torch
 from scaleexp.config import load_study
 from scaleexp.execute import run_packed
+from scaleexp.held import split
 from scaleexp.launch.runner import open_study, prepare
 from tests.without_ray import assigned
 study = prepare(load_study("quickstart", sys.argv[2:]))
