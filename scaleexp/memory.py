@@ -96,7 +96,7 @@ def fitting(wanted: int, micro_batch: int, refused: int | None, *, trials: int =
 
     >>> [fitting(64, 16, refused) for refused in (None, 64, 32, 16, 2, 1)]
     [64, 32, 16, 8, 1, None]
-    >>> fitting(9, 9, 9), fitting(64, 16, 256, trials=8), fitting(16, 16, 16, group=8), fitting(8, 16, 8, group=8)
+    >>> fitting(9, 9, 9), fitting(64, 16, 256, trials=8), fitting(16, 16, 16, group=8), fitting(64, 16, 64, group=64)
     (3, 16, 8, None)
     """
     found: int | None = wanted
@@ -107,6 +107,7 @@ def fitting(wanted: int, micro_batch: int, refused: int | None, *, trials: int =
 
 def _smaller(samples: int, micro_batch: int, group: int) -> int | None:
     if samples > micro_batch:
-        return max(micro_batch, samples // 2 // micro_batch * micro_batch)
+        half = max(micro_batch, samples // 2 // micro_batch * micro_batch)
+        return half if half % group == 0 else None
     fractions = (n for n in range(samples // 2, 0, -1) if micro_batch % n == 0 and n % group == 0)
     return next(fractions, None)
