@@ -105,7 +105,7 @@ def test_of_a_study_that_goes_on_only_what_is_left_is_counted(tmp_path):
     assert said["samples_at_most"] == samples_in(tmp_path, prepared) - before > 0
     states = sum(last_commit(Store(tmp_path), t.key)["checkpoint"]["bytes"] for t in prepared.plan.trials)
     rows = said["disk_bytes_at_most"] - states  # states take the place of those that were there
-    assert rows == pytest.approx(bytes_in(tmp_path) - bytes_before, rel=0.1)
+    assert rows == pytest.approx(bytes_in(tmp_path) - bytes_before, rel=0.15)
 
 
 @pytest.mark.parametrize("commits", [1, 7, 25])
