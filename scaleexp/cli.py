@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from scaleexp.launch.runner import Outcome
 
 _WATCH_S = 2.0
+_PIPED = 160
+"""Columns of a table that no terminal shows."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,7 +121,7 @@ def status(directory: str, watch: bool, everything: bool, as_json: bool) -> None
         document = status_of(Store(directory))
         if watch and not as_json:
             click.clear()
-        width = min(get_terminal_size().columns, 100)
+        width = min(get_terminal_size().columns, 100) if sys.stdout.isatty() else _PIPED
         click.echo(json.dumps(document) if as_json else rendered(document, width=width, everything=everything))
         if not (watch and document["driver"] and document["driver"]["running"]):
             return
@@ -252,7 +254,7 @@ def _planned(prepared: Prepared, root: str | None, *, calibrate: bool) -> tuple[
     new = 0 if held else bytes_of(prepared)
     found = calibrated(study, prepared.workload, trials, left, study_bytes=new) if calibrate else None
     document = plan_document(prepared.plan, study, found, left, limits=limits)
-    return document, render_plan(document, width=get_terminal_size().columns)
+    return document, render_plan(document, width=get_terminal_size().columns if sys.stdout.isatty() else _PIPED)
 
 
 def _ask(prepared: Prepared, storage: str | None) -> None:
@@ -261,8 +263,8 @@ def _ask(prepared: Prepared, storage: str | None) -> None:
         raise ConfigError("nobody can be asked, since the input is no terminal: add --yes to start at once")
     document, text = _planned(prepared, _root(prepared, storage), calibrate=True)
     click.echo(text)
-    if document["trials"] + document["second_realisations"]:
-        click.confirm("Start?", abort=True)
+    if document["trials"] + document["second_realisations"] and not click.confirm("Start?"):
+        raise InterruptedStudyError("not started, as you said; nothing was written")
 
 
 def _run(prepared: Prepared, storage: str | None) -> Outcome:
@@ -322,10 +324,12 @@ def _limit_met(outcome: Outcome) -> str:
     }.get(met.limit, f"this run took {duration(outcome.seconds)}")
     if met.seconds < LEAST_S:
         said += f", and what is left lasts less than {LEAST_S:g} s, too little to begin"
-    command = _command() if of_one_run else _command(f"{met.limit}={2 * max(met.value, spent):g}")
+    too_little = of_one_run and met.seconds < LEAST_S
+    higher = 60 * LEAST_S if too_little else 2 * max(met.value, spent)
+    command = _command() if of_one_run and not too_little else _command(f"{met.limit}={higher:g}")
     return (
         f"stopped by {met.cause}: {said}; what was committed is kept in {outcome.root} and can be fitted, and "
-        f"{'' if of_one_run else 'with a higher limit '}this goes on from there: {shlex.join(command)}"
+        f"{'' if command == _command() else 'with a higher limit '}this goes on from there: {shlex.join(command)}"
     )
 
 

@@ -68,7 +68,8 @@ def check_growth(
         {trial_key(t["trial_id"], t["realisation"]): t for t in plan["trials"]} for plan in (held_plan, wanted_plan)
     )
     missing = [trial for key, trial in there.items() if key not in here]
-    if len(missing) == len(there):
+    grid = [f"{p} ({_short(a)} there, {_short(b)} here)" for p, a, b in differences(held, wanted) if p in OF_THE_GRID]
+    if len(missing) == len(there) and not grid:
         raise ConfigError(
             f"{where} was planned from other data or other rules of the same name: give another --storage."
         )
@@ -76,8 +77,8 @@ def check_growth(
         first = missing[0]
         raise ConfigError(
             f"{where} holds {len(missing)} trials that this grid leaves out, such as the one of batch size "
-            f"{first['batch_size']}, LR {first['lr']:.4g} and seed {first['seed']}: a grid may grow, so keep what it "
-            "had, or give another --storage."
+            f"{first['batch_size']}, LR {first['lr']:.4g} and seed {first['seed']}; changed: "
+            f"{'; '.join(grid) or 'a rule'}. A grid may grow, so keep what it had, or give another --storage."
         )
 
 
@@ -96,7 +97,7 @@ def _goals(
     for target in there:
         lost = [v for v in target["values"] if v not in values.get(target["metric"], ())]
         if lost:
-            yield f"targets ({target['metric']} {_short(lost)} there and not here: targets may be added)"
+            yield f"targets ({target['metric']} {_short(lost)} there and not here: add a harder value after those)"
     if wanted["limits"]["samples"] < held["limits"]["samples"]:
         yield f"limits.samples ({held['limits']['samples']} there, {wanted['limits']['samples']} here: it may grow)"
 

@@ -131,6 +131,26 @@ def _acquired(store: Store, terms: dict[str, Any], tell: Callable[[str], None]) 
             return number + 1
 
 
+def refuse_if_run_here(store: Store) -> None:
+    """Before anything is started.
+
+    Raises:
+        StorageError: a process of this machine that is alive holds the lease.
+    """
+    number = newest(store)
+    if number and may_live(store, number):
+        other = _held_by(store, number)
+        if other.get("space") == _process_space():
+            raise _refusal(store, f"process {other.get('pid')} on {other.get('host')}")
+
+
+def _refusal(store: Store, who: str) -> StorageError:
+    return StorageError(
+        f"{store.root} is being run by {who}: wait for it, stop it with `scaleexp stop {store.root}`, "
+        "or give another --storage."
+    )
+
+
 def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], None]) -> None:
     """Until the holder of a lease is known or believed to be gone.
 
@@ -139,14 +159,10 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
     """
     if not may_live(store, number):
         return
+    refuse_if_run_here(store)
     other = _held_by(store, number)
     who = f"process {other.get('pid')} on {other.get('host')}" if other else "a process whose lease is corrupt"
-    refusal = StorageError(
-        f"{store.root} is being run by {who}: wait for it, stop it with `scaleexp stop {store.root}`, "
-        "or give another --storage."
-    )
-    if other.get("space") == _process_space():
-        raise refusal
+    refusal = _refusal(store, who)
     wait_s = max(ttl_s, float(other.get("ttl_s", ttl_s)))
     tell(f"{store.root} was last run by {who}; waiting {wait_s:.0f} s for a sign of life")
     before = _files(store)

@@ -23,7 +23,7 @@ _WORDS = {
     "limit": "ended at the sample limit without it",
     "diverged": "diverged",
     "running": "running",
-    "stopped": "stopped by a limit",
+    "stopped": "stopped where they were",
     "failed": "failed",
     "waiting": "waiting",
 }

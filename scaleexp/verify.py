@@ -168,10 +168,9 @@ def _references(commit: schema.Commit) -> list[Any]:
 
 
 def _go_back(commit_file: str) -> str:
-    name = commit_file.rpartition("/")[2]
     return (
-        f"{RESTORE}; without one, rename commits/{name} to {name}.corrupt and run the study again, which goes on from "
-        "the newest commit that is whole"
+        f"{RESTORE}; without one, rename {commit_file} to {commit_file.rpartition('/')[2]}.corrupt and run the study "
+        "again: the trial goes on from its newest commit that is whole"
     )
 
 

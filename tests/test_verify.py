@@ -45,7 +45,7 @@ def test_what_is_bound_and_gone_is_missing(study):
         file.unlink()
         (finding,) = verify(Store(study))
         assert (finding.file, finding.kind) == (file.relative_to(study).as_posix(), "missing")
-        assert "rename commits/0003.json to 0003.json.corrupt" in finding.remedy
+        assert "/commits/0003.json to 0003.json.corrupt" in finding.remedy
         file.write_bytes(content)
 
 

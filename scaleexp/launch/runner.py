@@ -117,6 +117,7 @@ def _on_ray(
     from scaleexp.launch.tune import run_phases
 
     study = prepared.study
+    lease.refuse_if_run_here(store)
     # Only then: a study that can never run leaves no directory behind.
     with ray_cluster(waiting) as resources:
         now = Holding(
@@ -191,7 +192,7 @@ def _raise_failures(
         raise TrialsFailedError(
             f"{count} of {len(prepared.plan.trials)} trials failed; the first cause was {broken[1]!r} "
             f"(trial {broken[0]}).{_printed(failures, broken[0])} "
-            f"The others are kept in {store.root}; run the same command to try again."
+            f"What was committed is kept in {store.root}; run the same command to try again."
         )
 
 

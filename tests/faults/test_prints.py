@@ -20,7 +20,7 @@ OURS = (
     r"quadratic: .*",
     r"2 trials, batch sizes 16 to 16, in .*",
     r"\d/2 trials done, .*",
-    r"error: 2 of 2 trials failed; .* What its processes printed is in (?P<log>\S+)\. The others are kept in .*",
+    r"error: 2 of 2 trials failed; .* What its processes printed is in (?P<log>\S+)\. What was committed is kept in .*",
 )
 
 
