@@ -69,7 +69,7 @@ def test_a_study_that_was_taken_over_refuses_the_worker_of_its_first_driver(tmp_
         time.sleep(5)
         with driver(cluster, root, SETS) as second:
             with driver(cluster, tmp_path / "undisturbed", SETS) as run:  # while the second waits
-                printed, _ = run.communicate(timeout=120)
+                printed, _ = run.communicate(timeout=300)
             assert run.returncode == 0, printed
             wait_until(second, lambda: commits(root, trial.key)[-1][0] == 2, "the second took over")
             os.kill(zombie, signal.SIGCONT)
@@ -78,7 +78,7 @@ def test_a_study_that_was_taken_over_refuses_the_worker_of_its_first_driver(tmp_
             wait_until(second, lambda: printed.exists() and REFUSAL in printed.read_text(), "the zombie was refused")
             late = last_commit(Store(root), trial.key)
             os.kill(node, signal.SIGCONT)
-            printed, _ = second.communicate(timeout=120)
+            printed, _ = second.communicate(timeout=300)
         assert second.returncode == 0, printed
         assert "was last run by process" in printed
         assert "on elsewhere; waiting 30 s for a sign of life" in printed
