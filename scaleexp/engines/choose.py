@@ -220,7 +220,6 @@ def briefly(
     hopeless: float = math.inf,
     *,
     worth_s: Callable[[float], float] = lambda best: math.inf,
-    least: int = 2,
 ) -> float:
     """Least wall time of a run [seconds], once runs no longer get faster: the first few of a kind warm up.
 
@@ -230,8 +229,7 @@ def briefly(
     Args:
         run: what is timed.
         hopeless: [seconds].
-        worth_s: least time so far -> what knowing it better is worth [seconds]: after `least` runs no more is spent.
-        least: number of runs.
+        worth_s: least time so far -> what knowing it better is worth [seconds]: after two runs no more is spent.
     """
     times: list[float] = []
     while True:
@@ -240,7 +238,7 @@ def briefly(
         spent = sum(times)
         if times[-1] > min(_VERY_LONG_S, hopeless) or (len(times) > 1 and spent > _LONG_S):
             return min(times)
-        if len(times) >= least and spent > worth_s(min(times)):
+        if len(times) > 1 and spent > worth_s(min(times)):
             return min(times)
         if len(times) > 2 and times[-1] > _NO_FASTER * best:
             return min(times)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scaleexp.engines.base import FloatArray, NoiseMeasurement, StepResult, TrialState
-from scaleexp.engines.choose import WORTH, Compile, KernelName, briefly, choose_kernel, same_bits_in_any_pack
+from scaleexp.engines.choose import Compile, KernelName, briefly, choose_kernel, same_bits_in_any_pack
 from scaleexp.engines.kernels import Gradients, Trainee, evaluation_mode, weighted_mean
 from scaleexp.engines.setup import linear_taps, pieces, prepared_model, restore_into, shards_of, sliced, state_of
 from scaleexp.engines.stack import Stack, Stacked
@@ -267,7 +267,5 @@ class PackedEngine:
         plain_s = timed or briefly(lambda: self._gradients(0, batch))
         if self._taps and self._steps_ahead >= PAYS_AFTER * MEASURED_EVERY:
             self._kernel.record(tapped=True)
-        if not self._shards(batch_size):
-            return plain_s, plain_s
-        worth_s = WORTH * self._steps_ahead * plain_s
-        return plain_s, briefly(lambda: self._measured(0, batch), worth_s=lambda _: worth_s, least=1)
+        # Timed until it is warm: a cadence set by a cold run would measure too seldom for a good interval.
+        return plain_s, briefly(lambda: self._measured(0, batch)) if self._shards(batch_size) else plain_s
