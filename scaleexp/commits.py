@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scaleexp import schema
 from scaleexp.at_once import each
-from scaleexp.integrity import newest_whole, numbered
+from scaleexp.errors import MissingError
+from scaleexp.integrity import check_bytes, newest_whole, numbered
 from scaleexp.storage import Store
 
 Commits = Mapping[str, schema.Commit | None]
@@ -65,3 +66,18 @@ def last_commit(store: Store, key: str) -> schema.Commit | None:
     """
     commit: schema.Commit | None = newest_whole(lambda: commit_files(store, key), store.read_json)[0]
     return commit
+
+
+def bound_bytes(store: Store, key: str, reference: schema.SegmentRef | schema.CheckpointRef) -> bytes:
+    """The bytes that a commit of a trial bound.
+
+    Raises:
+        MissingError: they are not there.
+        CorruptError: they are others.
+    """
+    name = f"{schema.TRIALS_DIR}/{key}/{reference['file']}"
+    try:
+        content = store.read(name)
+    except FileNotFoundError:
+        raise MissingError(f"{store.where(name)} was committed and is not there: restore it from a copy.") from None
+    return check_bytes(content, reference["sha256"], store.where(name))

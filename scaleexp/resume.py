@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from scaleexp import schema, segment
 from scaleexp.at_once import each
 from scaleexp.checkpoint import decode
-from scaleexp.commits import commit_files, last_commits
+from scaleexp.commits import bound_bytes, commit_files, last_commits
 from scaleexp.engines.base import TrialState
-from scaleexp.errors import CorruptError, MissingError
-from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_whole
+from scaleexp.errors import CorruptError
+from scaleexp.integrity import check_commit, check_shape, newest_whole
 from scaleexp.laws import first_confirmed
 from scaleexp.storage import Store
 from scaleexp.trial import Trial
@@ -157,10 +157,10 @@ def _standing(store: Store, trial: Trial, file: str) -> Standing:
     checkpoint = commit.get("checkpoint")
     if commit["step"] > 0 and checkpoint is None:
         return Standing(trial=trial, values={})  # written where no state was kept: anew
-    state = _verified(store, trial.key, checkpoint) if checkpoint else None
+    state = bound_bytes(store, trial.key, checkpoint) if checkpoint else None
     for bound in commit["segments"]:
         if bound["table"] != "evals":  # these are checked where they are read
-            _verified(store, trial.key, bound)
+            bound_bytes(store, trial.key, bound)
     return Standing(trial=trial, commit=commit, state=state, values=_values(store, trial.key, commit))
 
 
@@ -178,18 +178,8 @@ def _values(store: Store, key: str, commit: schema.Commit) -> Values:
     found: Values = {}
     for bound in commit["segments"]:
         if bound["table"] == "evals":
-            table = segment.rows(_verified(store, key, bound), bound, ["metric", "value"], bound["file"])
+            table = segment.rows(bound_bytes(store, key, bound), bound, ["metric", "value"], bound["file"])
             for metric in pc.unique(table["metric"]).to_pylist():
                 values = table.filter(pc.equal(table["metric"], metric))["value"]
                 found.setdefault(metric, array("d")).frombytes(values.to_numpy().tobytes())
     return found
-
-
-def _verified(store: Store, key: str, reference: Mapping[str, Any]) -> bytes:
-    """The bytes that a commit bound."""
-    name = f"{schema.TRIALS_DIR}/{key}/{reference['file']}"
-    try:
-        content = store.read(name)
-    except FileNotFoundError:
-        raise MissingError(f"{store.where(name)} was committed and is not there: restore it from a copy.") from None
-    return check_bytes(content, reference["sha256"], store.where(name))

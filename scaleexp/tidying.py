@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from scaleexp import lease, schema
 from scaleexp.at_once import each
-from scaleexp.commits import last_commits
+from scaleexp.commits import bound_bytes, last_commits
 from scaleexp.errors import CorruptError
-from scaleexp.integrity import check_bytes
 from scaleexp.storage import Store
 
 
@@ -51,10 +50,9 @@ def _whole(store: Store, key: str, commit: schema.Commit) -> bool:
     """Whether everything is there that a commit binds, as it was written."""
 
     def check(bound: schema.SegmentRef) -> bool:
-        name = f"{schema.TRIALS_DIR}/{key}/{bound['file']}"
         try:
-            check_bytes(store.read(name), bound["sha256"], name)
-        except (FileNotFoundError, CorruptError):
+            bound_bytes(store, key, bound)
+        except CorruptError:
             return False
         return True
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from scaleexp import lease, merging, schema, segment
 from scaleexp.checkpoint import encode as encode_state
-from scaleexp.commits import commit_files
+from scaleexp.commits import bound_bytes, commit_files
 from scaleexp.engines.base import TrialState
-from scaleexp.errors import CorruptError, MissingError, StorageError
+from scaleexp.errors import CorruptError, StorageError
 from scaleexp.facts import utc_now
-from scaleexp.integrity import check_bytes, newest_whole
+from scaleexp.integrity import newest_whole
 from scaleexp.segment import Columns, Row
 from scaleexp.storage import Store, json_bytes
 
@@ -162,13 +162,8 @@ class TrialFiles:
 
     def _read(self, bound: schema.SegmentRef) -> pa.Table:
         """Rows of a segment that is what was written, in the columns of this version."""
-        name = f"{self._directory}/{bound['file']}"
-        try:
-            content = check_bytes(self._store.read(name), bound["sha256"], self._store.where(name))
-        except FileNotFoundError:
-            raise MissingError(f"{self._store.where(name)} was committed and is not there") from None
-        wanted = schema.arrow_schema(bound["table"])
-        return segment.conformed(segment.rows(content, bound, wanted.names, name), wanted)
+        content, wanted = bound_bytes(self._store, self.key, bound), schema.arrow_schema(bound["table"])
+        return segment.conformed(segment.rows(content, bound, wanted.names, bound["file"]), wanted)
 
     def _put_whole(self, table: schema.Table, content: bytes) -> str:
         """All rows of a table under its own name, or where an earlier attempt has that, under one of this attempt."""

@@ -9,32 +9,14 @@ from scaleexp import lease, schema, trial_files
 from scaleexp.errors import MissingError, StorageError
 from scaleexp.integrity import newest_whole
 from scaleexp.launch.runner import run_study
-from scaleexp.runlog import TrialLog, last_commit
+from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.tidying import merged_twice
 from scaleexp.verify import verify, whole
 from tests.faults.small_study import Interrupted, prepared, run
+from tests.one_log import evaluated, log
 
 DRIVER = {"host": "elsewhere", "pid": 1, "space": "elsewhere", "started": "1", "ttl_s": 0.0}
-FACTS = {
-    "trial_id": "t",
-    "realisation": "",
-    "seed": 0,
-    "batch_size": 4,
-    "workers": 1,
-    "micro_batch": 4,
-    "accumulation_steps": 1,
-    "lr": 0.1,
-}
-
-
-def log(root, fence=None, last=None):
-    return TrialLog(Store(root), FACTS, {}, goes_on=last, fence=fence)  # type: ignore[arg-type]
-
-
-def evaluated(own, *steps):
-    for step in steps:
-        own.evaluation(step=step, samples=4 * step, values={"loss": 1.0 / step}, eval_s=0.0)
 
 
 def committed(root):

@@ -15,20 +15,11 @@ import pytest
 from scaleexp import lease
 from scaleexp.errors import StorageError
 from scaleexp.execute import Assignment
-from scaleexp.runlog import TrialLog, last_commit
+from scaleexp.runlog import last_commit
 from scaleexp.stopping import stopping
 from scaleexp.storage import Store
+from tests.one_log import log
 
-FACTS = {
-    "trial_id": "t",
-    "realisation": "",
-    "seed": 0,
-    "batch_size": 4,
-    "workers": 1,
-    "micro_batch": 4,
-    "accumulation_steps": 1,
-    "lr": 0.1,
-}
 ELSEWHERE = {"host": "elsewhere", "pid": 1, "space": "another machine", "started": "1", "ttl_s": 0.4}
 
 
@@ -85,10 +76,6 @@ def test_a_holder_shows_that_it_lives_and_hears_that_it_was_followed(tmp_path):
 
     with pytest.raises(StorageError, match="another driver has taken over"):
         hold()
-
-
-def log(root, fence, last=None):
-    return TrialLog(Store(root), FACTS, {}, goes_on=last, fence=fence)  # type: ignore[arg-type]
 
 
 def test_a_late_commit_of_a_driver_that_was_followed_is_refused(tmp_path):

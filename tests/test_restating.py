@@ -4,7 +4,7 @@ from scaleexp import restating
 from scaleexp.commits import commit_files, last_commit
 from scaleexp.restating import record_failure, record_stop
 from scaleexp.storage import Store
-from tests.test_compaction import evaluated, log
+from tests.one_log import evaluated, log
 
 
 def test_a_trial_under_way_stands_as_stopped_where_it_was_and_one_that_ended_stays(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleexp import facts, lease
-from scaleexp.commits import Commits, last_commit, last_commits
+from scaleexp.commits import Commits, last_commits
 from scaleexp.errors import NotEnoughDataError, StorageError, TrialsFailedError
 from scaleexp.execute import Assignment
 from scaleexp.launch.opening import Prepared, check_held, open_study
@@ -95,7 +95,7 @@ def run_study(prepared: Prepared, root: str | Path, tell: Callable[[str], None] 
     if not outcome.asked:
         _raise_failures(prepared, store, outcome, ran.failures, commits)
     if set(outcome.ended) == {"diverged"}:
-        raise _all_diverged(prepared, store)
+        raise _all_diverged(prepared, store, commits)
     return outcome
 
 
@@ -179,10 +179,9 @@ def _left(study: Study, store: Store, now: Holding, begin: float, before: int | 
 def _raise_failures(
     prepared: Prepared, store: Store, outcome: Outcome, failures: Sequence[PackFailure], commits: Commits
 ) -> None:
-    """Of storage first, then of trials; those that a limit kept from beginning or ending did not fail.
+    """Of trials; those that a limit kept from beginning or ending did not fail.
 
     Raises:
-        StorageError: what was trained could not be written.
         TrialsFailedError: some trials failed.
     """
     unended = ("failed",) if outcome.met else ("failed", "waiting", "running")
@@ -202,11 +201,11 @@ def _printed(failures: Sequence[PackFailure], key: str) -> str:
     return f" What its processes printed is in {log}." if log else ""
 
 
-def _all_diverged(prepared: Prepared, store: Store) -> NotEnoughDataError:
+def _all_diverged(prepared: Prepared, store: Store, commits: Commits) -> NotEnoughDataError:
     """Nothing can be fitted; the trial of the lowest LR says most about why."""
     trials = prepared.plan.trials
     slowest = min(trials, key=lambda t: (t.lr, t.batch_size))
-    commit = last_commit(store, slowest.key)
+    commit = commits[slowest.key]
     assert commit is not None, "it diverged"
     return NotEnoughDataError(
         f"all {len(trials)} trials diverged, so there is nothing to fit: even at the lowest LR, {slowest.lr:g}, with "
