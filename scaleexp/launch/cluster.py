@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import InfeasibleError
 
@@ -91,6 +91,7 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
             "or set RAY_ADDRESS=local to start a local one."
         ) from error
     try:
+        _remove_orphans()
         total = ray.cluster_resources()
         nodes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
         resources = Resources(
@@ -102,3 +103,31 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
         yield resources
     finally:
         ray.shutdown()
+
+
+def orphans(groups: Mapping[str, Mapping[str, Any]], jobs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Ids of the placement groups that drivers of ours have left behind.
+
+    Where a driver is killed, the controller of its worker group may ask for a new group in its own last milliseconds;
+    Ray 2.60 then grants it, to nobody, and never takes it back, and what is to run next waits for those CPUs for ever.
+
+    Args:
+        groups: state of every group by its id, whose last 4 bytes are the id of the job that it belongs to.
+        jobs: of the cluster, as Ray's job table says them.
+
+    >>> jobs = [{"JobID": "02000000", "IsDead": True, "Entrypoint": "python -m scaleexp run quickstart"}]
+    >>> orphans({"9e3702000000": {"state": "CREATED"}, "9e3703000000": {"state": "CREATED"}}, jobs)
+    ['9e3702000000']
+    """
+    dead = {job["JobID"] for job in jobs if job["IsDead"] and "scaleexp" in job["Entrypoint"]}
+    return [group for group, now in groups.items() if group[-8:] in dead and now["state"] != "REMOVED"]
+
+
+def _remove_orphans() -> None:
+    from ray._private.state import jobs
+    from ray._raylet import PlacementGroupID
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    for group in orphans(placement_group_table(), jobs()):
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))

@@ -116,6 +116,13 @@ class _Cluster:
         """Take a node away, after telling it or not."""
         self._cluster.remove_node(self._nodes.pop(pid), allow_graceful=told)
 
+    def alive(self) -> int:
+        """Number of nodes, the head among them, that the cluster believes to live."""
+        import ray
+
+        self._join()
+        return sum(node["Alive"] for node in ray.nodes())
+
     def hold(self, cpus: int) -> None:
         """Take CPUs from everybody else."""
         from ray.util.placement_group import placement_group

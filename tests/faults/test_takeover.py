@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,9 +47,39 @@ def commits(root, key):
 def wait_until(run, happened, what):
     end = time.monotonic() + 120
     while not happened():
-        assert run.poll() is None, f"ended before {what}: {run.communicate()[0]}"
-        assert time.monotonic() < end, what
+        assert run is None or run.poll() is None, f"ended before {what}: {run.communicate()[0]}"
+        if time.monotonic() > end:
+            run.kill()
+            pytest.fail(f"waited in vain until {what}: {run.communicate()[0]}")
         time.sleep(0.02)
+
+
+LEAVES_A_GROUP = """
+import ray
+from ray.util.placement_group import placement_group
+ray.init(log_to_driver=False, namespace="left")
+@ray.remote(num_cpus=0)
+class Controller:
+    def take(self):
+        self.group = placement_group([{"CPU": 1}])
+        return self.group.wait(30)
+assert ray.get(Controller.options(name="controller", lifetime="detached").remote().take.remote())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize(("name", "kept"), [("scaleexp_run.py", 0.0), ("another.py", 1.0)])
+def test_cpus_that_a_killed_driver_of_ours_left_taken_are_given_back(tmp_path, name, kept):
+    """As those that Ray Train's controller asks for as it dies; another program's are not touched."""
+    (tmp_path / name).write_text(LEAVES_A_GROUP)
+    joins = "from scaleexp.launch.cluster import ray_cluster\nwith ray_cluster([]): pass"
+    with nodes(0, 1) as cluster:
+        subprocess.run([sys.executable, tmp_path / name], env=cluster.environment, check=True, timeout=120)
+        assert cluster.ask("held")["CPUs"] == 1.0
+        subprocess.run([sys.executable, "-c", joins], env=cluster.environment, check=True, timeout=120)
+        time.sleep(1)
+        assert cluster.ask("held")["CPUs"] == kept
 
 
 @pytest.mark.slow
@@ -56,7 +88,10 @@ def test_a_study_that_was_taken_over_refuses_the_worker_of_its_first_driver(tmp_
     """The worker's node stands still meanwhile: Ray ends a worker whose node it can reach with its driver."""
     draw, root = random.Random(SEED), tmp_path / "study"
     (trial,) = prepare(load_study("quickstart", SETS)).plan.trials
-    with nodes(0, 1, 1) as cluster:
+    with nodes(0, 1) as cluster:
+        with driver(cluster, tmp_path / "undisturbed", SETS) as run:
+            printed, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, printed
         with driver(cluster, root, SETS) as run:
             wait_for_commits(run, root, trial.key, draw.randint(2, 4))
             (zombie,) = cluster.processes("TrainWorker")
@@ -64,13 +99,12 @@ def test_a_study_that_was_taken_over_refuses_the_worker_of_its_first_driver(tmp_
             for pid in (node, zombie):
                 os.kill(pid, signal.SIGSTOP)
             run.kill()
+        wait_until(None, lambda: cluster.ask("alive") == 1, "its node was given up")
+        cluster.ask("add", 1)
         before, last = written_by(root, trial.key, 1), last_commit(Store(root), trial.key)
         rewritten(root, "lease/0001.json", lambda held: held.update(space="another machine", host="elsewhere"))
         time.sleep(5)
         with driver(cluster, root, SETS) as second:
-            with driver(cluster, tmp_path / "undisturbed", SETS) as run:  # while the second waits
-                printed, _ = run.communicate(timeout=300)
-            assert run.returncode == 0, printed
             wait_until(second, lambda: commits(root, trial.key)[-1][0] == 2, "the second took over")
             os.kill(zombie, signal.SIGCONT)
             wait_until(second, lambda: written_by(root, trial.key, 1) - before, "the zombie tried to commit")
