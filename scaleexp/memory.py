@@ -32,15 +32,24 @@ def exhausted(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text.lower() in str(error).lower() for text in _SAID)
 
 
+def killed(cause: str) -> bool:
+    """Whether Ray says that it has killed a process for lack of memory.
+
+    >>> killed("1 worker(s) were killed due to the node running low on memory. Memory on the node ...")
+    True
+    """
+    return "running low on memory" in cause
+
+
 def told(cause: str) -> str:
     """What Ray says of a process that it has killed for lack of memory, in one sentence; any other cause as it is.
 
     >>> told("ValueError: 3")
     'ValueError: 3'
-    >>> told("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory. ...")[:34]
+    >>> told("1 worker(s) were killed due to the node running low on memory. Memory on the node ...")[:34]
     'killed because its node ran out of'
     """
-    if "OutOfMemoryError" in cause and "running low on memory" in cause:
+    if killed(cause):
         return (
             "killed because its node ran out of memory: give Ray fewer CPUs, so that fewer trials run at once, or set "
             "accumulation_steps, so that fewer samples are held at once"

@@ -143,7 +143,7 @@ def that_counts(hidden, *, shape, classes):
 class _Starved:
     """Runs out of memory where more samples than `SCALEEXP_TEST_FITS` pass at once, from this sample of the order on.
 
-    On real workers only the second process does.
+    On real workers only the second process does. With `SCALEEXP_TEST_HOLDS` it holds so many bytes until it is killed.
     """
 
     def __init__(self, *, after=0, **options):
@@ -163,8 +163,21 @@ class _Starved:
         starved = not dist.is_initialized() or dist.get_rank() == 1
         fits = int(os.environ.get("SCALEEXP_TEST_FITS", "1000000"))
         if starved and self._at >= self._after and len(batch[0]) > fits:
+            _hold(int(os.environ.get("SCALEEXP_TEST_HOLDS", "0")))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return super().loss(forward, batch, gather)
+
+
+def _hold(size):
+    import time
+
+    held = []
+    while size > 0:
+        held.append(b"1" * min(size, 2**27))
+        size -= 2**27
+        if size <= 0:
+            time.sleep(60)
+            raise AssertionError("nobody has killed it")
 
 
 class Hungry(_Starved, Classifier):

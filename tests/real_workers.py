@@ -48,7 +48,7 @@ class RealWorkers:
     def run(self, function, **arguments):
         for inbox in self._inboxes:
             inbox.put((function.__module__, function.__name__, arguments))
-        status, found = self._outbox.get(timeout=240)
+        status, found = self._outbox.get(timeout=400)
         assert status == "ok", found
         return found
 

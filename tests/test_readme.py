@@ -31,7 +31,7 @@ def test_the_worked_example_gives_an_answer(tmp_path):
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "scaleexp-results" / "my-digits" / "report" / "report.html").exists()
     fit = [str(Path(sys.executable).parent / "scaleexp-analysis"), "fit", "scaleexp-results/my-digits"]
-    card = subprocess.run(fit, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True).stdout
+    card = subprocess.run(fit, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True).stdout
     assert "status  ok" in card, card
 
 
@@ -39,7 +39,7 @@ def test_the_example_of_a_typing_error_is_what_is_printed(tmp_path):
     study = block("yaml", "name: my-digits").replace("worker_batch:", "worker_batchs:")
     (tmp_path / "my_study.yaml").write_text(study)
     command = [sys.executable, "-m", "scaleexp", "plan", "my_study.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.stderr == block("", "worker_batchs")
 
 

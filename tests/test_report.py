@@ -270,7 +270,7 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path: Path, case)
     quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
     where = (f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", "--window-size=390,9000")
     command = [str(CHROMIUM), *flags, *quiet, *where, page.as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     pixels = np.asarray(Image.open(shot).convert("RGB"))
     margin = pixels[:, -12:, :]  # the body is padded by 16 px: whatever overflows it is painted here
     assert pixels.shape[1] == 390

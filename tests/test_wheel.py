@@ -28,7 +28,7 @@ def installed(tmp_path_factory):
 def run(installed, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     return subprocess.run(
-        [sys.executable, *command], env=environment, cwd=installed.parent, capture_output=True, text=True, timeout=120
+        [sys.executable, *command], env=environment, cwd=installed.parent, capture_output=True, text=True, timeout=300
     )
 
 

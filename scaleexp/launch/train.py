@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import TrialsFailedError
 from scaleexp.launch.logs import captured
-from scaleexp.memory import MOST_TRIES
+from scaleexp.memory import MOST_TRIES, least_refused
+from scaleexp.storage import Store
 
 if TYPE_CHECKING:
     from scaleexp.execute import Assignment
@@ -59,9 +60,12 @@ def run_worker_group(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from scaleexp.launch.deadline import counted, no_place
+    from scaleexp.launch.killed import NotesKilledWorkers, note_killed
 
     start_s = assignment.study.limits.start_s
     os.environ[_TIMEOUT] = str(start_s)
+    store = Store(assignment.root)
+    refused = least_refused(store, "ddp", trials[0].processes)
     for start in range(1, STARTS + 1):
         trainer = TorchTrainer(
             _work,
@@ -77,6 +81,7 @@ def run_worker_group(
                 failure_config=FailureConfig(
                     max_failures=len(trials) + WORKER_DEATHS + MOST_TRIES, controller_failure_limit=0
                 ),
+                callbacks=[NotesKilledWorkers(assignment.root, trials)],
             ),
         )
         try:
@@ -88,5 +93,8 @@ def run_worker_group(
                 workers, kind = trials[0].processes, "GPU" if use_gpu else "CPU"
                 said = no_place(counted(workers, "real worker"), workers, kind, start_s)
                 raise TrialsFailedError(said) from error
+            if least_refused(store, "ddp", trials[0].processes) == refused:  # else the controller lived to say so
+                note_killed(store, trials, str(error))
+            # Of one that was killed for its memory the CPUs may stay taken until this driver ends.
             if failure != "WorkerGroupStartupFailedError" or start == STARTS:
                 raise

@@ -120,6 +120,7 @@ def _fit(
     from ray import tune
 
     from scaleexp.launch.deadline import StartDeadline, no_place
+    from scaleexp.launch.killed import NotesKilledPacks, tune_survives_kills
 
     real = chosen[0][0].engine == "ddp"
     name = f"{'real' if real else 'packed'}-{uuid.uuid4().hex[:8]}"
@@ -154,11 +155,12 @@ def _fit(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
             # Real workers wait in their group; what drives them takes no CPU, and starting it takes a while.
-            callbacks=[] if real else [deadline],
+            callbacks=[] if real else [deadline, NotesKilledPacks(assignment.root, chosen)],
             stop=None if real else deadline,
         ),
     )
-    results = tuner.fit()
+    with tune_survives_kills():
+        results = tuner.fit()
     kind, start_s = "GPU" if use_gpu else "CPU", assignment.study.limits.start_s
     unplaced = no_place("a pack of trials", bundle.get(kind, 0), kind, start_s) if deadline.passed else ""
     ended: dict[int, tuple[str, bool]] = {}

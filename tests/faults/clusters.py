@@ -56,7 +56,7 @@ class Nodes:
                         found.append(int(entry.name))
         return found
 
-    def left_behind(self, *, patience_s: float = 15.0) -> dict[str, object]:
+    def left_behind(self, *, patience_s: float = 30.0) -> dict[str, object]:
         """What is held where nothing should run any more, after there was time to let go."""
         end = time.monotonic() + patience_s
         while True:
@@ -80,7 +80,7 @@ def nodes(*cpus: int) -> Iterator[Nodes]:
             yield Nodes(process)
         finally:
             process.stdin.close()
-            process.wait(60)
+            process.wait(300)
 
 
 class _Cluster:

@@ -88,7 +88,7 @@ def committed(root, keys):
 
 def wait_for_progress(run, root, keys, delay_s):
     """Until something was committed since now, and a little longer; False when the run has ended by then."""
-    before, end = committed(root, keys), time.monotonic() + 120
+    before, end = committed(root, keys), time.monotonic() + 300
     while committed(root, keys) <= before + len(keys):
         if run.poll() is not None or time.monotonic() > end:
             return False

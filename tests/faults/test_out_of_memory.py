@@ -191,3 +191,46 @@ def test_one_of_two_real_workers_runs_out_of_memory_and_both_take_less(tmp_path,
     assert_same_training(tight, roomy)
     steps = read_steps(load(tight), ["micro_batch", "accumulation_steps"]).to_pylist()
     assert {(s["micro_batch"], s["accumulation_steps"]) for s in steps[-1:]} == {(8, 2)}
+
+
+def in_use():
+    """Bytes of memory in use, and in all, as Ray counts them."""
+    from ray._private.utils import get_system_memory, get_used_memory
+
+    return get_used_memory(), get_system_memory()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["packed", "ddp"])
+def test_a_process_that_ray_kills_for_its_memory_is_followed_by_one_that_holds_less(tmp_path, engine):
+    used, total = in_use()
+    room = 5 * 2**30
+    if total - used < 3 * room:
+        pytest.skip("needs 15 GiB of free memory")
+    hungry = "workload={name: 'tests.plugin_workloads:Hungry', hidden: [8], after: 512}"
+    real = ["workers=[2]", "worker_batch=16"] if engine == "ddp" else []
+    sets = [*SETS, *real, hungry, f"engine={engine}", "lr_multipliers=[1]", "checkpoint.every_s=0.01"]
+    command = [sys.executable, "-m", "scaleexp", "run", "quickstart", "--storage", str(tmp_path), "--yes"]
+    tight = {"SCALEEXP_TEST_FITS": "8", "SCALEEXP_TEST_HOLDS": str(2 * room), "RAY_memory_monitor_refresh_ms": "100"}
+    threshold = {"RAY_memory_usage_threshold": str((used + room) / total)}
+    for _ in range(3 if engine == "ddp" else 1):  # Ray may kill what drives the workers, too, and then the run ends
+        done = subprocess.run(
+            [*command, *(word for override in sets for word in ("--set", override))],
+            capture_output=True,
+            text=True,
+            env=os.environ | tight | threshold,
+        )
+        if done.returncode == 0:
+            break
+        assert "killed because its node ran out of memory" in done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    (trial,) = load(tmp_path).trials
+    assert trial.commit["status"] == "limit"
+    notes = [Store(tmp_path).read_json(f"memory/{name}") for name in Store(tmp_path).names("memory")]
+    assert notes
+    assert all("killed because its node ran out of memory" in note["cause"] for note in notes)
+    steps = read_steps(load(tmp_path), ["step", "batch_size", "micro_batch", "accumulation_steps"]).to_pylist()
+    assert [s["step"] for s in steps] == list(range(1, 31))
+    assert {s["batch_size"] for s in steps} == {32}
+    assert steps[-1]["micro_batch"] <= 8

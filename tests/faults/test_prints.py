@@ -49,7 +49,7 @@ def test_what_workers_print_and_what_ray_says_is_in_files(tmp_path):
     options = [word for override in sets for word in ("--set", override)]
     command = [sys.executable, "-m", "scaleexp", "run", "quadratic", "--storage", str(root), "--yes", *options]
     run = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=240, env=os.environ | {"HF_TOKEN": CANARY}
+        command, capture_output=True, text=True, check=False, timeout=400, env=os.environ | {"HF_TOKEN": CANARY}
     )
     assert run.returncode == TrialsFailedError.exit_code, run.stderr
     assert run.stdout == ""
