@@ -266,7 +266,13 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     (10, 11)
     """
     raw, source = read_study_file(name_or_path)
-    study = validate_study(apply_overrides(raw, overrides), source)
+    try:
+        study = validate_study(
+            apply_overrides(raw, overrides), f"{source} as changed by --set" if overrides else source
+        )
+    except ConfigError:
+        validate_study(raw, source)  # what is wrong in the file is not blamed on what was set
+        raise
     if study.price_usd_per_worker_hour is not None or study.hardware is None:
         return study
     price = read_hardware(study.hardware).price_usd_per_hour

@@ -139,7 +139,7 @@ def refuse_if_run_here(store: Store) -> None:
     """
     number = newest(store)
     if number and may_live(store, number):
-        other = _held_by(store, number)
+        other = held_by(store, number)
         if other.get("space") == _process_space():
             raise _refusal(store, f"process {other.get('pid')} on {other.get('host')}")
 
@@ -160,7 +160,7 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
     if not may_live(store, number):
         return
     refuse_if_run_here(store)
-    other = _held_by(store, number)
+    other = held_by(store, number)
     who = f"process {other.get('pid')} on {other.get('host')}" if other else "a process whose lease is corrupt"
     refusal = _refusal(store, who)
     wait_s = max(ttl_s, float(other.get("ttl_s", ttl_s)))
@@ -178,7 +178,7 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
 def holdings(store: Store) -> dict[int, dict[str, Any]]:
     """What every lease says that it held, by its number; nothing where it does not say so, or not any more."""
     numbers = sorted(number for number, kind in _files(store) if kind == "json")
-    return {number: _held_by(store, number).get("holding", {}) for number in numbers}
+    return {number: held_by(store, number).get("holding", {}) for number in numbers}
 
 
 def held_s(store: Store, number: int) -> float:
@@ -187,7 +187,7 @@ def held_s(store: Store, number: int) -> float:
     The holder said so when it let go. One that was killed, or still holds it, is taken to have held it for `_UNSEEN`
     beats past its last sign of life: one that never came, and one for its workers to notice.
     """
-    beat_s = float(_held_by(store, number).get("ttl_s", TTL_S)) / _BEATS_PER_TTL
+    beat_s = float(held_by(store, number).get("ttl_s", TTL_S)) / _BEATS_PER_TTL
     signs = sorted((kind for n, kind in _files(store) if n == number and kind.startswith(_SIGNS)), reverse=True)
     for kind in signs:  # the release first, then the newest beat
         try:
@@ -205,11 +205,11 @@ def may_live(store: Store, number: int) -> bool:
     """Whether the holder of a lease is not known to be gone."""
     if (number, "released") in _files(store):
         return False
-    other = _held_by(store, number)
+    other = held_by(store, number)
     return bool(other.get("space") != _process_space() or _started(other["pid"]) == other["started"])
 
 
-def _held_by(store: Store, number: int) -> dict[str, Any]:
+def held_by(store: Store, number: int) -> dict[str, Any]:
     """Who holds a lease; nothing where the file does not say it any more, and then only a sign of life tells."""
     with suppress(CorruptError):
         found: dict[str, Any] = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")

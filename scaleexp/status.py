@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from scaleexp import lease, schema, spending
 from scaleexp.commits import Commits, last_commits, newest_plan
@@ -119,12 +119,12 @@ def _driver(store: Store) -> tuple[Driver | None, float]:
     number = lease.newest(store)
     if not number:
         return None, 0.0
-    found: dict[str, Any] = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")
+    found = lease.held_by(store, number)
     driver = Driver(
         lease=number,
         running=lease.may_live(store, number),
-        host=found["host"],
-        pid=found["pid"],
+        host=found.get("host", "a machine that its lease, which is corrupt, does not tell"),
+        pid=found.get("pid", 0),
         stopping=lease.stop_requested(store, number),
     )
     return driver, float(found.get("since", 0.0))

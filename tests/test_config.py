@@ -286,6 +286,13 @@ def test_a_study_that_is_not_there_is_one_sentence(name, message):
     assert message in refusal(name)
 
 
+def test_it_is_said_whether_the_file_or_an_override_is_at_fault(minimal, tmp_path):
+    assert f"In {minimal} as changed by --set: unknown key 'lr_multiplier'" in refusal(minimal, "lr_multiplier=[1]")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(MINIMAL + "\nlr_multiplier: [1]\n")
+    assert f"In {broken}: unknown key 'lr_multiplier'" in refusal(str(broken), "seeds=[1]")
+
+
 text = st.text(alphabet="abz01.-+e:[]{},!&*# '\"\n~", max_size=12)
 
 

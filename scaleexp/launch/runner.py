@@ -118,6 +118,7 @@ def _on_ray(
 
     study = prepared.study
     lease.refuse_if_run_here(store)
+    tell("joining or starting Ray, which takes some seconds")
     # Only then: a study that can never run leaves no directory behind.
     with ray_cluster(waiting) as resources:
         now = Holding(
