@@ -168,7 +168,8 @@ def test_no_study_and_nobody_to_stop_are_said_in_a_sentence(tmp_path):
 def test_a_lease_that_cannot_be_read_hides_no_trial(half_done, tmp_path):
     root, trials = half_done
     damaged = shutil.copytree(root, tmp_path / "damaged")
-    (damaged / "lease" / "0001.json").write_text('{"ho')
+    number = lease.newest(Store(damaged))
+    (damaged / "lease" / f"{number:04d}.json").write_text('{"ho')
     document = json_of("status", str(damaged), "--json")
     assert len(document["rows"]) == len(trials)
-    assert document["driver"]["lease"] == 1
+    assert document["driver"]["lease"] == number
