@@ -171,9 +171,10 @@ def history(run: Evaluated, /, **more: object) -> list[dict[str, object]]:
     """The rows of `run.history()` under the Hugging Face callback: a row per call of log, holes elsewhere."""
     rows: list[dict[str, object]] = []
     for step, value in run.evals:
-        for logged in ({"train/loss": 9.0, "train/learning_rate": run.lr}, {"eval/loss": value, "eval/runtime": 0.5}):
+        trained, measured = {"train/loss": 9.0, "train/learning_rate": run.lr}, {"eval/loss": value}
+        for at, logged in ((step, measured), (step, {"eval/runtime": 0.5}), (step + 1, trained)):
             count = {"_step": len(rows), "_runtime": 1.5 * len(rows), "_timestamp": 1.7e9 + len(rows)}
-            rows.append({**count, "train/global_step": step, **logged, **more})
+            rows.append({**count, "train/global_step": at, **logged, **more})
     return rows
 
 

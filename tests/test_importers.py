@@ -15,6 +15,7 @@ import pytest
 from analysis.cbs import fit_curve
 from analysis.read import load
 from analysis.sources.curves import read_curves, runs_against, split, unconfirmed
+from analysis.sources.files import holds_curves
 from analysis.sources.tfevents import masked_crc32c, scalars
 from analysis.targets import batch_points, runs_to_target
 from scaleexp.errors import ConfigError, ScaleexpError, StorageError
@@ -35,6 +36,7 @@ from tests.logged_elsewhere import (
 from tests.study_factory import METRIC, parquet_bytes, sha256, write_study
 
 HARDEST, EASIER = 1.0, 1.5
+TORCH = Path(__file__).with_name("golden") / "torch.tfevents"
 
 
 def lose(trial: Path) -> None:
@@ -184,10 +186,15 @@ def test_points_of_a_chart_that_average_over_several_are_told(tmp_path):
 
 def test_the_table_of_what_was_read_is_read_back_to_the_same(tmp_path, logged):
     curves = as_history_parquet(tmp_path, logged)
+    first = replace(curves.runs[0], workers=4, status="stopped", group={**curves.runs[0].group, "depth": "deep"})
+    curves = replace(
+        curves, runs=(first, replace(curves.runs[1], group={"optimizer": "adamw", "depth": 3}), *curves.runs[2:])
+    )
     pq.write_table(curves.table(), tmp_path / "again.parquet")
     again = read_curves(tmp_path / "again.parquet", metric="eval/loss")
     assert runs_against(again, HARDEST) == runs_against(curves, HARDEST)
-    assert split(again, ["optimizer"])[0][0] == {"optimizer": "adamw"}
+    assert again.runs[0].group == first.group
+    assert [group for group, _ in split(again, ["optimizer"])] == [{"optimizer": "adamw"}]
 
 
 # what each file may be without
@@ -290,6 +297,19 @@ def test_a_batch_of_one_process_is_not_taken_for_the_global_one(tmp_path, logged
     card.unlink()
     given = read_curves(root, metric="eval_loss", unit="example", batch_size=logged[0].batch_size)
     assert given.runs[0].lr == logged[0].lr
+
+
+def test_a_column_named_for_a_file_without_columns_is_refused(tmp_path, logged):
+    for path, metric in ((write_huggingface(tmp_path / "hf", logged[:1]), "eval_loss"), (TORCH, "eval/loss")):
+        with pytest.raises(ConfigError, match=r"--batch-column names a column, and .* has none") as error:
+            read_curves(path, metric=metric, unit="example", batch_column="B")
+        sentence(error)
+
+
+def test_a_batch_column_of_another_name_is_the_batch_and_no_group(tmp_path):
+    rows = [{"B" if name == "batch_size" else name: cell for name, cell in row.items()} for row in ROWS]
+    (curve, _) = read_curves(write_csv(tmp_path / "t.csv", rows), unit="token", batch_column="B").runs
+    assert (curve.batch_size, dict(curve.group)) == (64, {})
 
 
 def test_of_several_checkpoints_the_newest_is_the_run(tmp_path, logged):
@@ -495,6 +515,16 @@ def test_a_place_without_curves_is_refused_in_one_sentence(tmp_path):
         sentence(error)
 
 
+def test_curves_are_told_from_points_by_their_content(tmp_path, logged):
+    points = write_csv(tmp_path / "p.csv", [{"run": r, "batch_size": 64, "steps": 9} for r in "abc"])
+    assert not holds_curves(points)
+    assert holds_curves(write_csv(tmp_path / "t.csv", ROWS))
+    assert holds_curves(write_parquet(tmp_path / "h.parquet", history(logged[0])))
+    assert holds_curves(write_huggingface(tmp_path / "hf", logged[:1]))
+    assert holds_curves(TORCH)
+    assert not holds_curves(Path(__file__).with_name("golden") / "study-v1")
+
+
 def test_two_kinds_at_once_are_refused(tmp_path, logged):
     table = write_csv(tmp_path / "t.csv", ROWS)
     state = write_huggingface(tmp_path / "hf", logged[:1])
@@ -507,3 +537,14 @@ def test_the_checksum_is_the_one_of_the_format():
     # RFC 3720, appendix B.4: 32 bytes of zeros, of ones, ascending.
     for data, crc in ((bytes(32), 0x8A9136AA), (b"\xff" * 32, 0x62A8AB43), (bytes(range(32)), 0x46DD794E)):
         assert masked_crc32c(data) == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_a_file_that_torch_wrote_has_the_values_that_it_was_given():
+    """By torch 2.13 with tensorboard 2.21: `eval/loss` as tensors of double precision, `train/loss` in single."""
+    given = [2.5 / (1 + i / 3) for i in range(5)]
+    for metric, values in (("eval/loss", given), ("train/loss", np.float32(given).tolist())):
+        (curve,) = read_curves(TORCH, metric=metric, unit="example", batch_size=32).runs
+        assert curve.samples.tolist() == [3200.0 * i for i in range(5)]
+        assert curve.values.tolist() == values
+    with pytest.raises(ConfigError, match=r"choose one by --metric \(eval/loss, train/loss\)"):
+        read_curves(TORCH, unit="example", batch_size=32)

@@ -71,15 +71,19 @@ class Curves:
     def table(self) -> pa.Table:
         """A long table of every evaluation, which `read_curves` reads back to the same."""
         rows = [curve.samples.size for curve in self.runs]
-        columns = {
-            name: np.repeat(np.array([getattr(curve, name) for curve in self.runs], dtype=kind), rows)
-            for name, kind in (("run", object), ("batch_size", "i8"), ("lr", "f8"), ("seed", "i8"))
+        of_run = {
+            name: [getattr(curve, name) for curve in self.runs]
+            for name in ("run", "batch_size", "workers", "lr", "seed", "status")
         }
         for name in dict.fromkeys(key for curve in self.runs for key in curve.group):
-            columns[name] = np.repeat(np.array([curve.group.get(name) for curve in self.runs], dtype=object), rows)
-        for name in ("samples", "values"):
-            columns[name.replace("values", "value")] = np.concatenate([getattr(curve, name) for curve in self.runs])
-        return pa.table(columns).append_column("unit", pa.array([self.unit] * sum(rows)))
+            cells = [curve.group.get(name) for curve in self.runs]
+            text = any(isinstance(cell, str) for cell in cells)
+            of_run[name] = [None if cell is None else str(cell) if text else cell for cell in cells]
+        which = np.repeat(np.arange(len(rows)), rows)
+        columns = {name: pa.array(cells).take(which) for name, cells in of_run.items()}
+        for name, own in (("samples", "samples"), ("value", "values")):
+            columns[name] = pa.array(np.concatenate([getattr(curve, own) for curve in self.runs]))
+        return pa.table(columns | {"unit": pa.array([self.unit] * which.size)})
 
 
 def split(curves: Curves, columns: Sequence[str]) -> tuple[tuple[dict[str, str | float | int], Curves], ...]:

@@ -71,6 +71,24 @@ def read_files(paths: Sequence[Path], named: Named) -> Files:
     return Files(runs=reading.runs, sources=used, rows=reading.rows, problems=[*problems, *reading.problems])
 
 
+def holds_curves(path: Path, run_column: str = "run") -> bool:
+    """Whether a file or directory is one for `read_files`, and not a table of measured points, one row per run.
+
+    Raises:
+        ConfigError: of no kind that is known.
+        StorageError: a file cannot be read.
+    """
+    if path.is_dir():
+        return any(path.rglob(f"*{EVENTS}*")) or any(path.rglob(huggingface.FILE))
+    source = Source(path=path, content=_content(path))
+    if _kind_without_table(source) is not None:
+        return True
+    table, _ = read_table(source)
+    if wandb.is_history(table) or run_column not in table.column_names:
+        return wandb.is_history(table)
+    return bool(len(table[run_column].unique()) < table.num_rows)
+
+
 def _kind_without_table(source: Source) -> Kind | None:
     """What a file is, unless one has to see its columns to tell."""
     if EVENTS in source.path.name or begins_as_events(source.content):

@@ -34,6 +34,7 @@ def read(sources: Sequence[Source], named: Named) -> Reading:
     Raises:
         ConfigError: a file with no whole record of a log history, or a metric that is no number.
     """
+    named.refuse(FILE, "run", "batch")
     newest: dict[Path, tuple[int, Source, dict[str, Any], bool]] = {}
     for source in sources:
         state, torn = _state(source)
@@ -50,7 +51,16 @@ def read(sources: Sequence[Source], named: Named) -> Reading:
                 f"{source.path} is cut: what follows its first {len(state['log_history'])} records is lost."
             )
         facts, why = _facts(source, run, state, problems)
-        runs.append(Logged(run=run, files=(source.path,), series=_series(state, named), facts=facts, why_no_batch=why))
+        runs.append(
+            Logged(
+                run=run,
+                files=(source.path,),
+                series=_series(state, named),
+                facts=facts,
+                why_no_batch=why,
+                in_columns=False,
+            )
+        )
     rows = {source.path: len(state["log_history"]) for _, source, state, _ in newest.values()}
     return Reading(runs=runs, rows=rows, problems=problems)
 

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from scaleexp.errors import ConfigError
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -40,6 +42,16 @@ class Named:
     batch_column: str | None = None
     steps_column: str | None = None
     samples_column: str | None = None
+
+    def refuse(self, file: str, *columns: Literal["run", "batch", "steps", "samples"]) -> None:
+        """Refuse names of columns that such a file cannot have.
+
+        Raises:
+            ConfigError: one of them was named.
+        """
+        for column in columns:
+            if getattr(self, f"{column}_column"):
+                raise ConfigError(f"--{column}-column names a column, and {file} has none for that: leave it out.")
 
     @property
     def counted(self) -> Literal["steps", "samples"]:
@@ -72,6 +84,7 @@ class Logged:
         series: by metric.
         facts: what the log says of the whole run: batch_size, lr, seed, unit, and whatever else is constant in it.
         why_no_batch: what the log has in place of a global batch size, for the message that asks for one.
+        in_columns: whether its facts may be in columns, which the user could name.
     """
 
     run: str | Path
@@ -79,6 +92,7 @@ class Logged:
     series: Mapping[str, Series]
     facts: Mapping[str, object]
     why_no_batch: str = ""
+    in_columns: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,7 +31,7 @@ def read(tables: Sequence[tuple[Source, pa.Table]], named: Named) -> Reading:
     for source, table in tables:
         run_column = require(table, named.run_column or "run", "--run-column", source)
         counts_column, counted = _counts(source, table, named)
-        used = {run_column, counts_column, "value", "metric", named.metric}
+        used = {run_column, counts_column, "value", "metric", named.metric, named.batch_column}
         columns = {FACT_NAMES.get(name, name): name for name in table.column_names if name not in used}
         if named.batch_column:
             columns["batch_size"] = require(table, named.batch_column, "--batch-column", source)

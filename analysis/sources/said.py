@@ -56,8 +56,9 @@ def facts_of(name: str, run: Logged, said: Said) -> Facts:
     batch_size = _agreed(name, "batch_size", "--batch-size", said.batch_size, from_name, told)
     if batch_size is None:
         why = f" ({run.why_no_batch})" if run.why_no_batch else ""
+        columns = "by --batch-column, " if run.in_columns else ""
         raise ConfigError(
-            f"nothing says the global batch size of run {name}{why}: give it by --batch-size, by --batch-column, or by "
+            f"nothing says the global batch size of run {name}{why}: give it by --batch-size, {columns}or by "
             "--run-pattern with a group (?P<batch_size>...)."
         )
     unit = _agreed(name, "unit", "--unit", said.unit, from_name, told)

@@ -13,7 +13,6 @@ import numpy as np
 
 from analysis.sources.logged import Logged, Named, Reading, Series, Source
 from analysis.sources.tfevents import Scalar, scalars
-from scaleexp.errors import ConfigError
 
 
 def read(sources: Sequence[Source], named: Named) -> Reading:
@@ -22,11 +21,7 @@ def read(sources: Sequence[Source], named: Named) -> Reading:
     Raises:
         ConfigError: a column was named, and an event file has none.
     """
-    if named.steps_column or named.samples_column:
-        option = "--steps-column" if named.steps_column else "--samples-column"
-        raise ConfigError(
-            f"{option} names a column, and a TensorBoard event file has steps and no columns: leave it out."
-        )
+    named.refuse("a TensorBoard event file", "run", "batch", "steps", "samples")
     by_run: dict[Path, list[Source]] = {}
     for source in sources:
         by_run.setdefault(source.path.parent, []).append(source)
@@ -38,7 +33,7 @@ def read(sources: Sequence[Source], named: Named) -> Reading:
             problems += [f"{source.path}: {sentence}." for sentence in said]
             found += here
         paths = tuple(source.path for source in files)
-        runs.append(Logged(run=run, files=paths, series=_series(found), facts={}))
+        runs.append(Logged(run=run, files=paths, series=_series(found), facts={}, in_columns=False))
     return Reading(runs=runs, rows=rows, problems=problems)
 
 

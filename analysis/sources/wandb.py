@@ -85,7 +85,7 @@ def _fact_columns(source: Source, table: pa.Table, named: Named, problems: list[
     if "batch_size" in columns and "batch_size" not in table.column_names and not named.batch_column:
         problems.append(f"{source.path}: {columns['batch_size']} is taken for the batch of all devices together.")
     columns |= {name: name for name in table.column_names if name in KNOWN}
-    columns = {FACT_NAMES.get(fact, fact): name for fact, name in columns.items()}
+    columns = {FACT_NAMES.get(fact, fact): name for fact, name in columns.items() if name != named.batch_column}
     if named.batch_column:
         columns["batch_size"] = require(table, named.batch_column, "--batch-column", source)
     return columns
