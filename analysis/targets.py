@@ -105,19 +105,68 @@ def runs_to_target(log: StudyLog, metric: str, target: float, direction: Literal
         index = np.array(rows[trial.key], dtype=np.int64)
         order = index[np.argsort(samples[index], kind="stable")]
         runs.append(_run(trial, samples[order], values[order], target, direction))
+    refuse_met_at_start(runs, metric, target, direction)
+    return tuple(runs)
+
+
+def refuse_met_at_start(runs: Sequence[Run], metric: str, target: float, direction: Literal["min", "max"]) -> None:
+    """Steps to a target that some run meets before it took a step measure nothing.
+
+    Raises:
+        ConfigError: there is such a run.
+    """
     early = [run for run in runs if run.reached and run.bracket[1] == 0.0]
     if early:
         raise ConfigError(
             f"the target {metric} {'<=' if direction == 'min' else '>='} {target:g} is already met before the first "
             f"step in {len(early)} of {len(runs)} runs (first: {early[0].key}); choose a harder target."
         )
-    return tuple(runs)
 
 
 def _run(
     trial: TrialLog, samples: FloatArray, values: FloatArray, target: float, direction: Literal["min", "max"]
 ) -> Run:
-    status = trial.commit["status"] if trial.commit else "running"
+    return run_to_target(
+        samples,
+        values,
+        target,
+        direction,
+        key=trial.key,
+        seed=trial.facts["seed"],
+        batch_size=trial.facts["batch_size"],
+        workers=trial.facts["workers"],
+        lr=trial.facts["lr"],
+        status=trial.commit["status"] if trial.commit else "running",
+    )
+
+
+def run_to_target(
+    samples: FloatArray,
+    values: FloatArray,
+    target: float,
+    direction: Literal["min", "max"],
+    *,
+    key: str,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    lr: float,
+    status: str,
+) -> Run:
+    """One run against one target, whoever logged it.
+
+    Args:
+        samples: at its evaluations, ascending, shape (N,).
+        values: of the metric there, shape (N,).
+        target: value of the metric.
+        direction: "min" if smaller is better.
+        key: its name.
+        seed: of the run.
+        batch_size: global batch [samples].
+        workers: of the run.
+        lr: its peak learning rate.
+        status: how it ended; a run that "diverged" never counts as reached.
+    """
     hit = None if status == "diverged" else first_confirmed(values.tolist(), target, direction)
     if hit is None:
         missed = np.flatnonzero(~(values <= target if direction == "min" else values >= target))
@@ -129,13 +178,12 @@ def _run(
     else:
         before, after = ((float(samples[i]), float(values[i])) for i in (hit - 1, hit))
         crossing, bracket = interpolated_crossing(before, after, target), (before[0], after[0])
-    facts = trial.facts
     return Run(
-        key=trial.key,
-        seed=facts["seed"],
-        batch_size=facts["batch_size"],
-        workers=facts["workers"],
-        lr=facts["lr"],
+        key=key,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        lr=lr,
         reached=hit is not None,
         samples=crossing,
         bracket=bracket,
