@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from analysis.cmd_compare import compare_command
 from analysis.cmd_export import export_command
 from scaleexp import schema
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
@@ -120,6 +121,7 @@ def report(
     _echo({"schema_version": 1, "report": str(written)}, str(written), as_json=as_json)
 
 
+cli.add_command(compare_command)
 cli.add_command(export_command)
 
 

@@ -47,7 +47,11 @@ def export_tables(log: StudyLog, out: Path, kind: Kind) -> Exported:
     stale = [name for name, now in content.items() if held.content.get(name) != now or not (out / name).exists()]
     if stale:
         out.mkdir(parents=True, exist_ok=True)
-        new = {name: _stage(log, out, name, trials, kind) for name in stale}
+        try:
+            new = {name: _stage(log, out, name, trials, kind) for name in stale}
+        except BaseException:
+            sweep(out)  # of files that are whole where a later one is not
+            raise
         _put(out, held, new, Marker(
             format=kind, study=held.study, trials=tuple(t.key for t in log.trials), rows=rows, content=content
         ))  # fmt: skip
