@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ class Marker:
     format: str
     study: str
     schema_version: int = VERSION
-    trials: tuple[str, ...] = ()
+    trials: Sequence[str] = ()
     rows: dict[str, int] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)

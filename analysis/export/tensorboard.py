@@ -31,7 +31,7 @@ def export_events(log: StudyLog, out: Path) -> Exported:
     held = claim(out, "tensorboard", log)
     out.mkdir(parents=True, exist_ok=True)
     keys = tuple(trial.key for trial in log.trials)
-    if held.trials != keys:  # before any event file, so that a killed export is known as this study's
+    if tuple(held.trials) != keys:  # before any event file, so that a killed export is known as this study's
         write_marker(out, Marker(format="tensorboard", study=held.study, trials=keys))
     files, added = [], Counter({"steps": 0, "evals": 0})
     for trial in log.trials:
