@@ -11,7 +11,11 @@ import click
 @click.argument("a")
 @click.argument("b", required=False)
 @click.option(
-    "--target", "targets", type=float, multiple=True, help="One for both, or two: A's, then B's; the hardest of both."
+    "--target",
+    "targets",
+    type=float,
+    multiple=True,
+    help="One for both, or two: A's, then B's; the hardest that both have if left out.",
 )
 @click.option("--metric", help="Metric of the target; the plans' first if left out.")
 @click.option("--confidence", type=float, help="Of every interval; as `fit` has it if left out.")
@@ -26,7 +30,10 @@ def compare_command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Compare the critical batch sizes of A and B, two study directories, or of A at two targets."""
+    """Compare A and B, two study directories, or A at two targets.
+
+    How their recipes differ, the critical batch size of each, their ratio with its interval, and whether it says that
+    they differ, agree, or that the data do not say."""
     from analysis.compare import compare
     from analysis.compare_text import compare_document, compare_text
     from scaleexp.errors import ConfigError
