@@ -33,7 +33,8 @@ def compare_command(
     """Compare A and B, two study directories, or A at two targets.
 
     How their recipes differ, the critical batch size of each, their ratio with its interval, and whether it says that
-    they differ, agree, or that the data do not say."""
+    they differ, agree, or that the data do not say.
+    """
     from analysis.compare import compare
     from analysis.compare_text import compare_document, compare_text
     from scaleexp.errors import ConfigError
