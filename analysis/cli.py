@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from analysis.cmd_compare import compare_command
+from analysis.cmd_export import export_command
 from scaleexp import schema
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
 from scaleexp.redact import redact
@@ -117,6 +119,10 @@ def report(
     written = write_report(study, out or _beside(source) / "report.html")
     click.echo(answer(study), err=True)
     _echo({"schema_version": 1, "report": str(written)}, str(written), as_json=as_json)
+
+
+cli.add_command(compare_command)
+cli.add_command(export_command)
 
 
 def main(arguments: list[str] | None = None) -> int:

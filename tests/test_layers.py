@@ -9,7 +9,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("scaleexp", "analysis")
 CONTRACT = {
     f"scaleexp{name}"
-    for name in ("", ".errors", ".schema", ".laws", ".storage", ".integrity", ".segment", ".redact", ".at_once")
+    for name in (
+        *("", ".errors", ".schema", ".laws", ".storage", ".integrity", ".segment", ".redact", ".at_once"),
+        ".growth",  # which fields of a study are frozen
+    )
 }
 LAYERS = [line for line in Path(__file__).with_name("layers.txt").read_text().splitlines() if line and line[0] != "#"]
 
