@@ -74,6 +74,10 @@ def test_three_batches_have_no_shape_and_say_so() -> None:
     assert "needs 4 batch sizes, got 3" in fit.reason
 
 
+def test_four_published_batches_do_not_bound_the_exponent(measurements: Path) -> None:
+    assert published(measurements, "flux1").interval == (0.0, math.inf)
+
+
 def test_costs_that_never_bend_leave_the_exponent_unbounded() -> None:
     flat = 1000.0 * np.exp(0.02 * np.random.default_rng(3).standard_normal(9))
     fit = fit_shape(B, flat, confidence=0.95)
@@ -94,6 +98,18 @@ def test_the_interval_over_seeds_holds_the_truth_about_as_often_as_it_claims() -
         held += fit.interval[0] <= 1.0 <= fit.interval[1]
         assert "seeds" in fit.reason
     assert 46 <= held <= 60  # 90 % of 60 is 54, with a standard deviation of 2.3
+
+
+def test_seed_noise_alone_gives_the_width_of_linear_propagation() -> None:
+    noise, seeds, p = 0.02, 8, 1.3
+    spread = noise * np.repeat([-1.0, 1.0], seeds // 2)
+    runs = [run(int(b), s, 5000.0 * (1 + (b / 256) ** p) * math.exp(d)) for b in B for s, d in enumerate(spread)]
+    fit = fit_shape(B, 5000.0 * (1 + (B / 256) ** p), runs=runs, confidence=0.9)
+    x = np.log(B / 256)
+    rise = 1 / (1 + np.exp(-p * x))
+    slopes = np.stack([rise * x, rise, np.ones(9)], 1)  # by p, by log B_c up to a factor, by log E_min
+    one = noise * math.sqrt(seeds / (seeds - 1)) / math.sqrt(seeds) * math.sqrt(np.linalg.inv(slopes.T @ slopes)[0, 0])
+    assert fit.interval[1] - fit.interval[0] == pytest.approx(2 * 1.645 * one, rel=0.12)
 
 
 def test_seeds_that_agree_leave_the_residuals() -> None:
