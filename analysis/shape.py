@@ -77,7 +77,7 @@ def fit_shape(
         seed: of the bootstrap.
 
     Raises:
-        ConfigError: shapes differ, or a value is not finite and positive.
+        ConfigError: shapes differ, a value is not finite and positive, or `runs` lack a batch.
 
     >>> B = np.array([16.0, 64.0, 256.0, 1024.0])
     >>> fit = fit_shape(B, 5000.0 * (1.0 + (B / 128.0) ** 1.3), confidence=0.9)
@@ -202,13 +202,15 @@ def _resampled(
     seed: int,
 ) -> tuple[FloatArray, float, str]:
     """(resampled log costs (R, J), widening of the deviations, where they come from), as `cbs` does for the curve."""
-    rng = np.random.default_rng(seed)
     freedom = b.size - 3
     points = {point.batch_size: point for point in batch_points(runs or ())[0]}
+    absent = [size for size in b.tolist() if size not in points]
+    if runs is not None and absent:
+        raise ConfigError(f"no run reached the target at batch {absent[0]:g}: give the runs behind every cost.")
     wanted = [points[size] for size in b.tolist() if size in points]
     seeds = sum(len(point.runs) - 1 for point in wanted)
-    if seeds and len(wanted) == b.size:
-        drawn = resample_seeds(wanted, runs or (), resamples, rng).log_steps
+    if seeds:
+        drawn = resample_seeds(wanted, runs or (), resamples, np.random.default_rng(seed)).log_steps
         deviations = drawn - drawn.mean(0)
         explained = float(deviations.var(0).mean())
         if explained > NO_SPREAD**2:
@@ -219,5 +221,6 @@ def _resampled(
             return fitted + residuals + deviations, widening, "the interval comes from a bootstrap over seeds."
     # Scaled for two parameters there; the third one is this.
     scale = math.sqrt((b.size - 2) / freedom)
-    rows = fitted + scale * (residual_resamples(fitted, residuals, resamples, rng) - fitted)
+    drawn = residual_resamples(fitted, residuals, resamples, np.random.default_rng(seed))
+    rows = fitted + scale * (drawn - fitted)
     return rows, t_over_z(confidence, freedom), "the interval comes from the residuals, as seeds show no spread."

@@ -11,7 +11,7 @@ from analysis.shape import FLATTEST, ShapeFit, fit_shape, fit_shapes
 from analysis.targets import Run, batch_points
 from scaleexp.errors import ConfigError
 
-B = np.geomspace(16.0, 4096.0, 9)
+B = 2.0 ** np.arange(4, 13)
 
 
 def run(batch_size: int, seed: int, samples: float) -> Run:
@@ -96,7 +96,7 @@ def test_the_interval_over_seeds_holds_the_truth_about_as_often_as_it_claims() -
         points = batch_points(runs)[0]
         fit = fit_shape(B, [p.samples for p in points], runs=runs, confidence=0.9, resamples=200, seed=trial)
         held += fit.interval[0] <= 1.0 <= fit.interval[1]
-        assert "seeds" in fit.reason
+        assert "bootstrap over seeds" in fit.reason
     assert 46 <= held <= 60  # 90 % of 60 is 54, with a standard deviation of 2.3
 
 
@@ -110,6 +110,11 @@ def test_seed_noise_alone_gives_the_width_of_linear_propagation() -> None:
     slopes = np.stack([rise * x, rise, np.ones(9)], 1)  # by p, by log B_c up to a factor, by log E_min
     one = noise * math.sqrt(seeds / (seeds - 1)) / math.sqrt(seeds) * math.sqrt(np.linalg.inv(slopes.T @ slopes)[0, 0])
     assert fit.interval[1] - fit.interval[0] == pytest.approx(2 * 1.645 * one, rel=0.12)
+
+
+def test_runs_of_other_batches_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no run reached the target at batch 32"):
+        fit_shape([16, 32, 64, 128], [1, 2, 3, 4], runs=[run(16, 0, 1.0), run(64, 0, 3.0)], confidence=0.9)
 
 
 def test_seeds_that_agree_leave_the_residuals() -> None:
