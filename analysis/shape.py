@@ -11,7 +11,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from analysis.bootstrap import resample_seeds, residual_resamples, t_over_z, widened
-from analysis.targets import Run, batch_points
+from analysis.defaults import Aggregate
+from analysis.targets import BatchPoint, Run, batch_points
 from scaleexp.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,6 +59,7 @@ def fit_shape(
     costs: npt.ArrayLike,
     *,
     runs: Sequence[Run] | None = None,
+    aggregate: Aggregate = "robust",
     confidence: float,
     resamples: int = 1000,
     seed: int = 0,
@@ -72,6 +74,7 @@ def fit_shape(
         costs: aggregated cost to target of each batch, shape (J,), in any one unit proportional to samples.
         runs: every run of the LR grid, for the bootstrap over seeds. Without them, or with one run per batch, the
             resamples are drawn from the residuals.
+        aggregate: how `costs` come from `runs`.
         confidence: of the interval, in (0, 1).
         resamples: bootstrap resamples.
         seed: of the bootstrap.
@@ -102,7 +105,8 @@ def fit_shape(
     y = np.log(e)
     log_p, log_b_c, log_e_min = fit_shapes(b, y[None])
     fitted = shape_values(b, log_p, log_b_c, log_e_min)[0]
-    rows, widening, reason = _resampled(b, fitted, y - fitted, runs, confidence, resamples, seed)
+    points = None if runs is None else batch_points(runs, aggregate)[0]
+    rows, widening, reason = _resampled(b, fitted, y - fitted, points, runs, confidence, resamples, seed)
     low, high = widened(log_p, fit_shapes(b, rows)[0][:, None], confidence, widening)
     return ShapeFit(
         exponent=float(np.exp(log_p[0])),
@@ -196,6 +200,7 @@ def _resampled(
     b: FloatArray,
     fitted: FloatArray,
     residuals: FloatArray,
+    points: Sequence[BatchPoint] | None,
     runs: Sequence[Run] | None,
     confidence: float,
     resamples: int,
@@ -203,11 +208,11 @@ def _resampled(
 ) -> tuple[FloatArray, float, str]:
     """(resampled log costs (R, J), widening of the deviations, where they come from), as `cbs` does for the curve."""
     freedom = b.size - 3
-    points = {point.batch_size: point for point in batch_points(runs or ())[0]}
-    absent = [size for size in b.tolist() if size not in points]
-    if runs is not None and absent:
+    at = {float(point.batch_size): point for point in points or ()}
+    absent = [size for size in b.tolist() if size not in at]
+    if points is not None and absent:
         raise ConfigError(f"no run reached the target at batch {absent[0]:g}: give the runs behind every cost.")
-    wanted = [points[size] for size in b.tolist() if size in points]
+    wanted = [at[size] for size in b.tolist() if size in at]
     seeds = sum(len(point.runs) - 1 for point in wanted)
     if seeds:
         drawn = resample_seeds(wanted, runs or (), resamples, np.random.default_rng(seed)).log_steps
