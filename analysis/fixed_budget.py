@@ -45,7 +45,7 @@ class BudgetLoss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FixedBudget:
-    """Largest B whose best loss at equal samples is within epsilon of the best over B, as for all smaller B; LR retuned.
+    """Largest B whose best loss at equal samples is within epsilon of the best over B, as for every smaller B.
 
     Attributes:
         batch: that B [samples], a lower end of the critical batch size; nan where even the smallest is not within.

@@ -83,6 +83,12 @@ def test_a_metric_that_should_grow_gives_the_same_batch() -> None:
     assert found.losses[0].gap == 0.0
 
 
+def test_a_share_of_a_score_that_should_grow_is_a_share_of_its_size() -> None:
+    # the best is 8, of which 0.1 % is the loss that 64 and not 128 adds: 0.00375 and 0.00875 against 0.008
+    scores = [replace(run, values=10.0 - run.values) for run in sweep()]
+    assert fixed_budget(scores, "max", epsilon=0.001, confidence=0.9).batch == 64
+
+
 def test_one_fixed_learning_rate_would_give_another_answer_and_is_refused() -> None:
     found = answer([run for run in sweep() if run.lr == pytest.approx(0.01 * run.batch_size**0.5)])
     assert found.status == "not_identified"
