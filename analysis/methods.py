@@ -133,13 +133,13 @@ def _sentences(used: Used) -> Iterator[str]:
     if used.law:
         names, definition, groups = used.law
         yield (
-            f"The scaling law of the critical batch size ({definition}) is a power law in {' and '.join(names)}, fitted "
-            f"by least squares in logarithms to {groups} groups, with Student's intervals from the residuals."
+            f"The scaling law of the critical batch size ({definition}) is a power law in {' and '.join(names)}, "
+            f"fitted by least squares in logarithms to {groups} groups, with Student's intervals from the residuals."
         )
     if used.noise_scale:
         yield (
-            r"The gradient noise scale $tr(Sigma) / |G|^2$ \cite{mccandlish2018} was estimated from gradient norms at two "
-            "batch sizes; numerator and denominator were averaged over steps before they were divided."
+            r"The gradient noise scale $tr(Sigma) / |G|^2$ \cite{mccandlish2018} was estimated from gradient norms at "
+            "two batch sizes; numerator and denominator were averaged over steps before they were divided."
         )
     if used.multiverse:
         yield f"The choices of the analysis were varied in {count(used.multiverse)} combinations."
@@ -153,8 +153,8 @@ def _measured(used: Used) -> Iterator[str]:
     cost = f"The {things} that {count(used.n_runs)} runs at {used.n_batches} batch sizes took to {what} were "
     if used.from_curves:
         yield (
-            f"{cost}interpolated between the evaluations around the crossing; one counts where the next evaluation confirms "
-            "it."
+            f"{cost}interpolated between the evaluations around the crossing; one counts where the next evaluation "
+            "confirms it."
         )
     else:
         yield f"{cost}taken as given."
