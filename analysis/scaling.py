@@ -20,6 +20,7 @@ from scaleexp.errors import ConfigError, NotEnoughDataError
 from scaleexp.laws import overhead_batch
 
 TARGET = "target"
+_SHARED_RUNS = "fits to several targets of the same runs share their noise; the intervals take them as independent."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +178,8 @@ def _law(group: dict[str, GroupValue], members: list[Member], options: LawOption
         confidence=options.fit.confidence,
         seed=options.fit.seed,
     )
+    if TARGET in options.against:
+        law = replace(law, warnings=(*law.warnings, _SHARED_RUNS))
     return GroupLaw(group=group, law=law, groups=groups, overhead=overhead, sources=paths)
 
 

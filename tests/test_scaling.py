@@ -13,6 +13,7 @@ import pytest
 
 from analysis.cli import main
 from analysis.output import schema_of
+from tests.study_factory import write_study
 
 SIZES = (10_000_000, 40_000_000, 160_000_000, 640_000_000)
 BATCHES = (8, 32, 128, 512, 2048, 8192)
@@ -109,6 +110,18 @@ def test_two_regressors_that_vary_apart_have_two_exponents(tmp_path: Path, capsy
     (law,) = laws(capsys, path, "--against", "n_params,samples")
     assert law["exponents"] == pytest.approx({"n_params": 0.1, "samples": 0.4}, abs=1e-9)
     assert law["propagated_intervals"] is None
+
+
+def test_the_targets_of_a_study_are_a_regressor_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Every metric falls on a straight line in samples, so that B_crit is the same at every target.
+    path = str(write_study(tmp_path / "s", noise=0.0, diverged=False, second_realisation=False))
+    targets = [word for target in ("1.0", "1.5", "2.2") for word in ("--target", target)]
+    (law,) = laws(capsys, path, "--against", "target", *targets)
+    assert [g["regressors"]["target"] for g in law["groups"]] == [1.0, 1.5, 2.2]
+    assert law["exponent"] == pytest.approx(0.0, abs=1e-6)
+    assert "share their noise" in law["warnings"][-1]
 
 
 def test_what_groups_have_in_common_gives_a_law_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
