@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from analysis.defaults import CONFIDENCE, Aggregate
 from analysis.targets import BatchPoint, Run, outlying
+
+__all__ = ["CONFIDENCE", "Resamples", "birge_ratio", "resample_seeds", "residual_resamples", "t_over_z", "widened"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -45,7 +48,8 @@ def resample_seeds(
     drawn = np.empty((resamples, len(points)))
     optimism = np.zeros(len(points))
     for j, point in enumerate(points):
-        grid = seed_matrix([run for run in runs if run.batch_size == point.batch_size])
+        of_batch = [run for run in runs if run.batch_size == point.batch_size]
+        grid = seed_matrix(of_batch, keep_outliers=point.aggregate != "robust")
         seeds = grid.shape[1]
         here = math.log(point.steps)
         if seeds == 1:
@@ -54,8 +58,8 @@ def resample_seeds(
         picks = rng.integers(seeds, size=(resamples, seeds - 1))
         sample = grid[:, picks]  # (LR, R, seeds - 1)
         chosen = _median(sample).argmin(0)
-        value = np.take_along_axis(_aggregate(sample), chosen[None], 0)[0]
-        full = _aggregate(grid)[chosen]
+        value = np.take_along_axis(_aggregate(sample, point.aggregate), chosen[None], 0)[0]
+        full = _aggregate(grid, point.aggregate)[chosen]
         # A resample of censored runs alone has no value: it keeps the measured one.
         known = np.isfinite(value) & np.isfinite(full)
         drawn[:, j] = np.where(known, value, here)
@@ -63,8 +67,13 @@ def resample_seeds(
     return Resamples(log_steps=drawn, optimism=optimism)
 
 
-def seed_matrix(runs: Sequence[Run]) -> FloatArray:
-    """Log steps of one batch, shape (LRs, seeds): inf where censored, nan where not run or named as an outlier."""
+def seed_matrix(runs: Sequence[Run], *, keep_outliers: bool = False) -> FloatArray:
+    """Log steps of one batch, shape (LRs, seeds): inf where censored, nan where not run or named as an outlier.
+
+    Args:
+        runs: of one batch size.
+        keep_outliers: for aggregates that use every run.
+    """
     lrs = sorted({run.lr for run in runs})
     seeds = sorted({run.seed for run in runs})
     grid = np.full((len(lrs), len(seeds)), np.nan)
@@ -72,7 +81,7 @@ def seed_matrix(runs: Sequence[Run]) -> FloatArray:
         grid[lrs.index(run.lr), seeds.index(run.seed)] = math.log(run.steps) if run.reached else math.inf
     for row in grid:
         at = np.flatnonzero(~np.isnan(row))
-        if np.isfinite(row[at]).all():
+        if not keep_outliers and np.isfinite(row[at]).all():
             row[at[outlying(row[at])]] = np.nan
     return grid
 
@@ -97,13 +106,19 @@ def _median(values: FloatArray) -> FloatArray:
     return np.asarray(np.where(present > 0, 0.5 * (low + high), np.inf)[..., 0])
 
 
-def _aggregate(values: FloatArray) -> FloatArray:
-    """As `targets.aggregate_steps`, over the last axis: the mean, or the median where a run is censored."""
+def _aggregate(values: FloatArray, aggregate: Aggregate) -> FloatArray:
+    """As `targets.aggregate_steps`, of log steps, over the last axis; the median where a run is censored."""
+    if aggregate == "median":
+        return _median(values)
     present = ~np.isnan(values)
     censored = np.isinf(values).any(-1)
     count = present.sum(-1)
-    total = np.where(present & ~np.isinf(values), values, 0.0).sum(-1)
-    mean = np.where(count > 0, total / np.maximum(count, 1), np.inf)
+    known = present & ~np.isinf(values)
+    if aggregate == "mean":
+        total = np.where(known, np.exp(np.where(known, values, 0.0)), 0.0).sum(-1)
+        mean = np.log(np.where(total > 0.0, total / np.maximum(count, 1), np.inf))
+    else:
+        mean = np.where(count > 0, np.where(known, values, 0.0).sum(-1) / np.maximum(count, 1), np.inf)
     return np.asarray(np.where(censored, _median(values), mean))
 
 

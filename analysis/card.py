@@ -7,45 +7,46 @@ from collections.abc import Sequence
 
 from analysis.agreements import agreement_word, disagreements
 from analysis.cbs import CurveFit
-from analysis.overhead import overhead
-from analysis.study import StudyAnalysis, answer
+from analysis.fits import SweepFit, parameter_rows
+from analysis.sources.studies import study_fit
+from analysis.study import StudyAnalysis
 from analysis.targets import BatchPoint
 from analysis.wording import count, interval, number, percent, unit_plural
 from scaleexp.laws import steps_to_target
 
 
-def card(study: StudyAnalysis) -> str:
-    """A study at one target, in lines."""
+def card(study: StudyAnalysis, fit: SweepFit | None = None) -> str:
+    """A study at one target, in lines.
+
+    Args:
+        study: as analysed.
+        fit: of it, with the options that it was asked for; with the defaults if None.
+    """
+    fit = fit or study_fit(study)
     warnings = [f"WARNING {sentence}" for sentence in disagreements(study.agreements)]
-    parts = [[answer(study), *warnings], _fit_lines(study), _table(study), noise_lines(study), _rule_lines(study)]
-    parts += [agreement_lines(study), _warning_lines(study)]
+    parts = [[fit.answer, *warnings], _fit_lines(fit), _table(fit), noise_lines(study), _rule_lines(study)]
+    return _paragraphs([*parts, agreement_lines(study), _warning_lines(fit)])
+
+
+def sweep_card(fit: SweepFit) -> str:
+    """A fitted sweep of any source, in lines."""
+    return _paragraphs([[fit.answer], _fit_lines(fit), _table(fit), _warning_lines(fit)])
+
+
+def _paragraphs(parts: Sequence[Sequence[str]]) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def _fit_lines(study: StudyAnalysis) -> list[str]:
-    fit, unit = study.fit, unit_plural(study.unit)
-    if fit is None:
+def _fit_lines(fit: SweepFit) -> list[str]:
+    curve = fit.curve
+    if curve is None:
         return []
     return [
-        f"status  {fit.status.replace('_', ' ')}: {fit.reason}",
-        _parameter("B_crit", fit.b_crit, fit.b_crit_interval, f"{unit}, curve definition S = S_min (1 + B_crit / B)"),
-        _parameter("S_min", fit.s_min, fit.s_min_interval, "steps, with an unboundedly large batch"),
-        _parameter("E_min", fit.e_min, fit.e_min_interval, f"{unit}, with an unboundedly small batch"),
-        *_overhead_lines(study),
-        f"used    {fit.n_batches} batch sizes, {fit.n_runs} runs, {fit.n_censored} of them censored; {_noise_of(fit)}",
+        f"status  {curve.status.replace('_', ' ')}: {curve.reason}",
+        *(f"{name:<7} {text}" for name, text in parameter_rows(fit)),
+        f"used    {curve.n_batches} batch sizes, {curve.n_runs} runs, {curve.n_censored} of them censored; "
+        f"{_noise_of(curve)}",
     ]
-
-
-def _overhead_lines(study: StudyAnalysis) -> list[str]:
-    other, unit = overhead(study), unit_plural(study.unit)
-    if other is None:
-        return []
-    what = f"{percent(other.delta)} more steps than linear scaling from B = {count(other.reference_batch)}"
-    return [_parameter("B*", other.batch, other.interval, f"{unit}, overhead definition: {what}")]
-
-
-def _parameter(name: str, value: float, bounds: tuple[float, float], unit: str) -> str:
-    return f"{name:<7} {number(value)} ({interval(*bounds)}) {unit}"
 
 
 def _noise_of(fit: CurveFit) -> str:
@@ -54,35 +55,36 @@ def _noise_of(fit: CurveFit) -> str:
     return f"steps of one batch differ by {percent(fit.seed_noise)} from seed to seed"
 
 
-def _table(study: StudyAnalysis) -> list[str]:
+def _table(fit: SweepFit) -> list[str]:
     """One line per batch; `<` or `>` marks a best LR at that end of its grid."""
-    if not study.points:
+    if not fit.points:
         return []
-    rows = [["batch", "steps", unit_plural(study.unit), "best LR", "optimum", "seeds", "off curve"]]
-    rows += [_row(point, study.fit) for point in study.points]
+    columns = [_columns(point, fit) for point in fit.points]
+    rows = [list(columns[0]), *(list(cells.values()) for cells in columns)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    if any(point.lr_edge for point in study.points):
+    if any(point.lr_edge for point in fit.points):
         lines.append("< or > at the best LR: it is the smallest or largest of its grid.")
     return lines
 
 
-def _row(point: BatchPoint, fit: CurveFit | None) -> list[str]:
+def _columns(point: BatchPoint, fit: SweepFit) -> dict[str, str]:
+    """Heading -> cell; only what the source knows."""
+    sweep, curve = fit.sweep, fit.curve
     mark = {"low": "< ", "high": "> ", None: ""}[point.lr_edge]
     reached = sum(run.reached for run in point.runs)
     off = "-"
-    if fit is not None and math.isfinite(fit.b_crit) and fit.s_min > 0.0:
-        share = point.steps / float(steps_to_target(point.batch_size, fit.s_min, fit.b_crit)) - 1.0
+    if curve is not None and math.isfinite(curve.b_crit) and curve.s_min > 0.0:
+        share = point.steps / float(steps_to_target(point.batch_size, curve.s_min, curve.b_crit)) - 1.0
         off = f"{100.0 * share:+.1f} %" if abs(share) >= 5e-4 else "0 %"
-    return [
-        count(point.batch_size),
-        number(point.steps, 4),
-        number(point.samples, 4),
-        f"{mark}{number(point.lr)}",
-        "-" if point.lr_optimum is None else number(point.lr_optimum),
-        f"{reached}/{len(point.runs)}",
-        off,
-    ]
+    cells = {"batch": count(point.batch_size)}
+    if sweep.counts_samples:
+        cells["steps"] = number(point.steps, 4)
+    cells[unit_plural(sweep.unit) if sweep.counts_samples else sweep.cost_unit] = number(point.samples, 4)
+    if sweep.knows_lr:
+        cells["best LR"] = f"{mark}{number(point.lr)}"
+        cells["optimum"] = "-" if point.lr_optimum is None else number(point.lr_optimum)
+    return cells | {"seeds" if sweep.is_study else "runs": f"{reached}/{len(point.runs)}", "off curve": off}
 
 
 def noise_lines(study: StudyAnalysis) -> list[str]:
@@ -115,6 +117,6 @@ def agreement_lines(study: StudyAnalysis) -> list[str]:
     ]
 
 
-def _warning_lines(study: StudyAnalysis) -> list[str]:
-    warnings: Sequence[str] = (*(study.fit.warnings if study.fit else ()), *study.left_out)
+def _warning_lines(fit: SweepFit) -> list[str]:
+    warnings = (*(fit.curve.warnings if fit.curve else ()), *fit.left_out)
     return ["mind", *(f"  - {warning}" for warning in warnings)] if warnings else []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.bootstrap import birge_ratio, resample_seeds, residual_resamples, t_over_z, widened
+from analysis.bootstrap import CONFIDENCE, birge_ratio, resample_seeds, residual_resamples, t_over_z, widened
 from analysis.curve import curve_values, fit_curves
 from analysis.judge import (
     MIN_BATCHES,
@@ -76,7 +76,7 @@ def fit_curve(
     points: Sequence[BatchPoint],
     runs: Sequence[Run] | None = None,
     *,
-    confidence: float = 0.9,
+    confidence: float = CONFIDENCE,
     resamples: int = 1000,
     seed: int = 0,
 ) -> CurveFit:
@@ -123,7 +123,7 @@ def fit_points(
     samples: npt.ArrayLike,
     *,
     seeds: npt.ArrayLike | None = None,
-    confidence: float = 0.9,
+    confidence: float = CONFIDENCE,
     resamples: int = 1000,
     seed: int = 0,
 ) -> CurveFit:
@@ -186,7 +186,7 @@ def _fit(
     warnings: Sequence[str],
 ) -> CurveFit:
     if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence:g}; 0.9 is usual.")
+        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence:g}; {CONFIDENCE:g} is usual.")
     if resamples < 100:
         raise ConfigError(f"an interval needs at least 100 resamples, got {resamples}.")
     if len(points) < MIN_BATCHES:

@@ -15,8 +15,11 @@ import click
 
 from analysis.cmd_compare import compare_command
 from analysis.cmd_export import export_command
+from analysis.cmd_fit import fit
+from analysis.cmd_scaling import scaling
+from analysis.defaults import CONFIDENCE
 from scaleexp import schema
-from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
+from scaleexp.errors import ConfigError, InterruptedStudyError, ScaleexpError
 from scaleexp.redact import redact
 
 Command = Callable[..., None]
@@ -30,7 +33,9 @@ _target = click.option("--target", type=float, help="Value of the metric; the ha
 
 
 def _interval_options(command: Command) -> Command:
-    confidence = click.option("--confidence", type=float, default=0.9, show_default=True, help="Of every interval.")
+    confidence = click.option(
+        "--confidence", type=float, default=CONFIDENCE, show_default=True, help="Of every interval."
+    )
     seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
     return confidence(seed(command))
 
@@ -41,29 +46,8 @@ def cli() -> None:
     """Critical batch size, noise scale and learning-rate rules from a study's log; needs neither ray nor torch."""
 
 
-@cli.command()
-@_source
-@click.option("--target", "targets", type=float, multiple=True, help="Value of the metric, repeatable.")
-@_metric
-@_interval_options
-@_json
-def fit(
-    source: str, targets: tuple[float, ...], metric: str | None, confidence: float, seed: int, as_json: bool
-) -> None:
-    """Fit the critical batch size of SOURCE, a study directory."""
-    from analysis.card import card
-    from analysis.output import fit_document
-    from analysis.read import load
-    from analysis.study import analyse
-
-    _check_confidence(confidence)
-    log = load(source)
-    studies = [
-        analyse(log, target=target, metric=metric, confidence=confidence, seed=seed) for target in targets or (None,)
-    ]
-    if all(study.fit is None for study in studies):
-        raise NotEnoughDataError(studies[-1].fit_reason)
-    _echo(fit_document(studies), "\n\n\n".join(card(study) for study in studies), as_json=as_json)
+cli.add_command(fit)
+cli.add_command(scaling)
 
 
 @cli.command()
@@ -154,4 +138,4 @@ def _beside(source: str) -> Path:
 
 def _check_confidence(confidence: float) -> None:
     if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"--confidence must lie between 0 and 1, got {confidence:g}; 0.9 is usual.")
+        raise ConfigError(f"--confidence must lie between 0 and 1, got {confidence:g}; {CONFIDENCE:g} is usual.")

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from analysis.defaults import CONFIDENCE
+
 
 @click.command("compare")
 @click.argument("a")
@@ -18,7 +20,7 @@ import click
     help="One for both, or two: A's, then B's; the hardest that both have if left out.",
 )
 @click.option("--metric", help="Metric of the target; the plans' first if left out.")
-@click.option("--confidence", type=float, help="Of every interval; as `fit` has it if left out.")
+@click.option("--confidence", type=float, default=CONFIDENCE, show_default=True, help="Of every interval.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its schema ships in analysis/schemas.")
 def compare_command(
@@ -26,7 +28,7 @@ def compare_command(
     b: str | None,
     targets: tuple[float, ...],
     metric: str | None,
-    confidence: float | None,
+    confidence: float,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -39,7 +41,7 @@ def compare_command(
     from analysis.compare_text import compare_document, compare_text
     from scaleexp.errors import ConfigError
 
-    if confidence is not None and not 0.0 < confidence < 1.0:
+    if not 0.0 < confidence < 1.0:
         raise ConfigError(f"--confidence must lie between 0 and 1, got {confidence:g}; 0.95 is usual.")
     found = compare(a, b, targets=targets, metric=metric, confidence=confidence, seed=seed)
     document = compare_document(found)

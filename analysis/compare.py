@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from analysis.defaults import CONFIDENCE
 from analysis.read import StudyLog, load
 from analysis.recipe import Difference, recipe_differences
 from analysis.study import StudyAnalysis, analyse
@@ -81,7 +82,7 @@ def compare(
     *,
     targets: tuple[float, ...] = (),
     metric: str | None = None,
-    confidence: float | None = None,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> Comparison:
     """Analyse two studies, or one at two targets, and compare them.
@@ -91,7 +92,7 @@ def compare(
         b: another; `a` itself if None, and then two targets are needed.
         targets: one for both, or A's and B's; the hardest that both plans have if empty.
         metric: one that both plans have a target for; the first of each if None.
-        confidence: of every interval; that of `analysis.fit` if None.
+        confidence: of every interval.
         seed: of the bootstrap.
 
     Raises:
@@ -106,9 +107,8 @@ def compare(
     logs = (load(a), load(a if b is None else b))
     _check_alike(*logs, metric)
     goals = targets if targets else (_common_target(*logs, metric),)
-    of_both = {} if confidence is None else {"confidence": confidence}
     first, second = (
-        analyse(log, target=goal, metric=metric, seed=seed, **of_both)
+        analyse(log, target=goal, metric=metric, confidence=confidence, seed=seed)
         for log, goal in zip(logs, (goals[0], goals[-1]), strict=True)
     )
     return compared(first, second)

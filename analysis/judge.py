@@ -172,9 +172,11 @@ def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
             )
         for run in outlier_runs(point):
             others = float(np.median([r.steps for r in point.runs]))
+            left_out = point.aggregate == "robust"
+            fate = "left out as an outlier" if left_out else f"an outlier that the {point.aggregate} keeps"
             warnings.append(
                 f"batch {point.batch_size}: {run.key} (seed {run.seed}) took {number(run.steps / others)} times "
-                "the median steps and is left out as an outlier."
+                f"the median steps and is {fate}."
             )
     return tuple(warnings)
 
@@ -195,7 +197,12 @@ def lr_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
     """Batches whose best LR sits at the edge of its grid, and those that were not tuned at all."""
     untuned = [point.batch_size for point in points if len(point.lr_curve) == 1]
     warnings = []
-    if len(untuned) == len(points):
+    if all(point.lr == 0.0 for point in points):
+        warnings.append(
+            "the learning rates are not known: where one was not tuned per batch, fewer steps may be possible at "
+            "another."
+        )
+    elif len(untuned) == len(points):
         warnings.append(
             "the learning rate was not tuned per batch: every batch size has one only, and fewer steps may be possible "
             "at another."

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis import read
+from analysis.defaults import CONFIDENCE
 from analysis.noise_ratio import Measurements, NoiseScale, noise_scale
 from analysis.read import StudyLog, TrialLog, read_steps
 from analysis.targets import BatchPoint
@@ -45,7 +46,9 @@ def measurements(log: StudyLog, keys: Collection[str]) -> dict[str, Measurements
     return {key: m for key, m in found.items() if m.samples.size}
 
 
-def noise_at_target(log: StudyLog, points: Sequence[BatchPoint], *, confidence: float = 0.9) -> NoiseScale | None:
+def noise_at_target(
+    log: StudyLog, points: Sequence[BatchPoint], *, confidence: float = CONFIDENCE
+) -> NoiseScale | None:
     """Noise scale near the target: the last third of the samples before each crossing, runs at the best LR.
 
     None when these runs measured no gradient norms.
@@ -58,7 +61,9 @@ def noise_at_target(log: StudyLog, points: Sequence[BatchPoint], *, confidence: 
     return _with_bias(noise_scale(near, confidence=confidence), log, measured)
 
 
-def noise_by_layer(log: StudyLog, points: Sequence[BatchPoint], *, confidence: float = 0.9) -> dict[str, NoiseScale]:
+def noise_by_layer(
+    log: StudyLog, points: Sequence[BatchPoint], *, confidence: float = CONFIDENCE
+) -> dict[str, NoiseScale]:
     """`noise_at_target` of each trained parameter by itself, by its name; empty when none was measured by itself.
 
     |G|^2 and tr(Sigma) are sums over parameters, B_simple is not.
@@ -78,7 +83,7 @@ def noise_by_layer(log: StudyLog, points: Sequence[BatchPoint], *, confidence: f
 
 
 def noise_series(
-    log: StudyLog, points: Sequence[BatchPoint], *, windows: int = 8, confidence: float = 0.9
+    log: StudyLog, points: Sequence[BatchPoint], *, windows: int = 8, confidence: float = CONFIDENCE
 ) -> tuple[NoiseSeries, ...]:
     """Noise scale of each batch size over training: windows of equal width in log samples, runs at the best LR.
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from analysis.defaults import CONFIDENCE
 from analysis.wording import number
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,7 +67,7 @@ class Measurements(NamedTuple):
         return Measurements(*(column[keep] for column in self))
 
 
-def noise_scale(runs: Sequence[Measurements], *, confidence: float = 0.9) -> NoiseScale:
+def noise_scale(runs: Sequence[Measurements], *, confidence: float = CONFIDENCE) -> NoiseScale:
     """B_simple over runs, |G|^2 and tr(Sigma) each averaged over all of them and divided at the end.
 
     Measurements are weighted by their batch size, so that every sample seen counts once; the noise of |G|^2 falls

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from analysis.cbs import CurveFit
+from analysis.defaults import DELTA
 from analysis.study import StudyAnalysis
 from scaleexp.laws import overhead_batch
 
-DELTA = 0.2
-"""As Zhang et al. 2024 (arXiv:2410.21676) use it."""
+__all__ = ["DELTA", "Overhead", "overhead", "overhead_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +21,7 @@ class Overhead:
 
     Attributes:
         delta: the share; 0.2 means 20 % more steps than linear scaling would take.
-        reference_batch: B_ref [samples], the smallest batch with a point.
+        reference_batch: B_ref [samples].
         batch: B* [samples].
         interval: (low, high) [samples], from the ends of the interval of B_crit; low is 0 and high is inf where the
             data do not bound that side of it.
@@ -33,15 +34,24 @@ class Overhead:
 
 
 def overhead(study: StudyAnalysis) -> Overhead | None:
-    """The overhead definition on the fitted curve; None without a fitted curve."""
-    fit = study.fit
-    if fit is None or math.isnan(fit.b_crit):
+    """The overhead definition from the smallest batch with a point; None without a fitted curve."""
+    return None if study.fit is None else overhead_of(study.fit, study.points[0].batch_size)
+
+
+def overhead_of(fit: CurveFit, reference_batch: int, delta: float = DELTA) -> Overhead | None:
+    """The overhead definition on a fitted curve; None where there is none.
+
+    Args:
+        fit: of the steps-to-target curve.
+        reference_batch: B_ref [samples].
+        delta: share of more steps.
+    """
+    if math.isnan(fit.b_crit):
         return None
-    reference = study.points[0].batch_size
-    batch, low, high = (float(overhead_batch(DELTA, reference, b)) for b in (fit.b_crit, *fit.b_crit_interval))
+    batch, low, high = (float(overhead_batch(delta, reference_batch, b)) for b in (fit.b_crit, *fit.b_crit_interval))
     return Overhead(
-        delta=DELTA,
-        reference_batch=reference,
+        delta=delta,
+        reference_batch=reference_batch,
         batch=batch,
         interval=(low if fit.b_crit_interval[0] > 0.0 else 0.0, high),
     )

@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from analysis.agreements import Agreement, agreements
+from analysis.answers import answer_text
 from analysis.cbs import CurveFit, fit_curve
+from analysis.defaults import CONFIDENCE, Aggregate
 from analysis.judge import MIN_BATCHES
 from analysis.losses import LossCurve, loss_curves
 from analysis.noise import NoiseScale, NoiseSeries, noise_at_target, noise_by_layer, noise_series
 from analysis.read import StudyLog, load, read_evals
 from analysis.rules import RuleVerdict, judge_rules
 from analysis.targets import BatchPoint, Run, batch_points, runs_to_target
-from analysis.wording import interval, number, percent, samples_each, sign, unit_plural
+from analysis.wording import interval, number, samples_each, sign
 from scaleexp.errors import ConfigError
 from scaleexp.schema import FINAL_STATUSES, Target
 
-__all__ = ["Agreement", "StudyAnalysis", "analyse", "answer"]
+__all__ = ["Agreement", "StudyAnalysis", "analyse", "answer", "goals"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +70,9 @@ def analyse(
     *,
     target: float | None = None,
     metric: str | None = None,
-    confidence: float = 0.9,
+    confidence: float = CONFIDENCE,
     seed: int = 0,
+    aggregate: Aggregate = "robust",
 ) -> StudyAnalysis:
     """Read a study, find its steps to one target and everything that rests on them.
 
@@ -80,18 +83,16 @@ def analyse(
         metric: one that the plan has a target for; its first if None.
         confidence: of every interval.
         seed: of the bootstrap.
+        aggregate: how the seeds of one batch become one number of steps, as in `targets.aggregate_steps`.
 
     Raises:
         ConfigError: a metric without a target, a target that is not finite, or one that is met before the first step.
         StorageError: not a readable study directory.
     """
     log = source if isinstance(source, StudyLog) else load(source)
-    planned = _planned_target(log, metric)
-    goal = planned["values"][-1] if target is None else target
-    if not math.isfinite(goal):
-        raise ConfigError(f"a target must be a finite value of {planned['metric']}, got {goal:g}.")
+    ((planned, goal),) = goals(log, () if target is None else (target,), metric)
     runs = runs_to_target(log, planned["metric"], goal, planned["direction"])
-    points, missing = batch_points(runs)
+    points, missing = batch_points(runs, aggregate)
     enough = len(points) >= MIN_BATCHES
     return StudyAnalysis(
         log=log,
@@ -120,26 +121,14 @@ def answer(study: StudyAnalysis) -> str:
     Report, quickstart and `fit` all print this sentence.
     """
     asked = f"the critical batch size for {study.metric} {sign(study.direction)} {number(study.target, 6)}"
-    fit, unit = study.fit, unit_plural(study.unit)
-    if fit is None:
-        return f"The data do not say what {asked} is: {study.fit_reason}"
-    low, high = fit.b_crit_interval
-    if fit.status == "misfit":
-        return f"The data do not follow the curve that defines {asked}: {fit.reason}"
-    if fit.status == "not_identified":
-        one_sided = (low == 0.0) != math.isinf(high)
-        bound = f" All they say is: {interval(low, high)} {unit}." if one_sided else ""
-        return f"The data do not say what {asked} is: {fit.reason}{bound}"
-    says = (
-        f"{asked[0].upper()}{asked[1:]} is {number(fit.b_crit)} {unit} "
-        f"({percent(fit.confidence)} interval {interval(low, high)}){_in_workers(study, low, high)}: "
-        "there a run takes twice the fewest steps and twice the fewest samples"
-    )
-    if fit.status == "extrapolated":
-        says = f"{says}; this is extrapolated: {fit.reason.removesuffix('.')}"
+    fit = study.fit
+    workers = _in_workers(study, *fit.b_crit_interval) if fit is not None else ""
+    says = answer_text(asked, fit, study.fit_reason, study.unit, workers=workers)
+    if fit is None or fit.status in ("misfit", "not_identified"):
+        return says
     left = _unfinished(study.log)
     planned = sum(not t["realisation"] for t in study.log.plan["trials"])
-    return f"{says}. The study is unfinished: {left} of {planned} trials have not ended." if left else f"{says}."
+    return f"{says} The study is unfinished: {left} of {planned} trials have not ended." if left else says
 
 
 def _in_workers(study: StudyAnalysis, low: float, high: float) -> str:
@@ -154,6 +143,19 @@ def constant_worker_batch(study: StudyAnalysis) -> float | None:
     """Samples per worker and step where it is the same in every run, so that batch size counts workers."""
     sizes = {r.batch_size / r.workers for r in study.runs}
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def goals(log: StudyLog, targets: Sequence[float], metric: str | None) -> list[tuple[Target, float]]:
+    """(planned target, value) for each value asked for; for the hardest planned one if none is.
+
+    Raises:
+        ConfigError: a metric without a target, or a value that is not finite.
+    """
+    planned = _planned_target(log, metric)
+    for value in targets:
+        if not math.isfinite(value):
+            raise ConfigError(f"a target must be a finite value of {planned['metric']}, got {value:g}.")
+    return [(planned, value) for value in targets or (planned["values"][-1],)]
 
 
 def _planned_target(log: StudyLog, metric: str | None) -> Target:

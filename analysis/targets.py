@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from analysis.defaults import Aggregate
 from analysis.read import StudyLog, TrialLog, read_evals
 from scaleexp.errors import ConfigError
 from scaleexp.laws import first_confirmed, interpolated_crossing
@@ -68,6 +69,7 @@ class BatchPoint:
         runs: every run at `lr`, censored ones included.
         lr_curve: (lr, median steps over seeds, seeds that reached, seeds run) for every LR, ascending; inf unless more
             than half reached.
+        aggregate: how `steps` comes from `runs`.
     """
 
     batch_size: int
@@ -79,6 +81,7 @@ class BatchPoint:
     samples: float
     runs: tuple[Run, ...]
     lr_curve: tuple[tuple[float, float, int, int], ...]
+    aggregate: Aggregate = "robust"
 
 
 def runs_to_target(log: StudyLog, metric: str, target: float, direction: Literal["min", "max"]) -> tuple[Run, ...]:
@@ -191,11 +194,17 @@ def run_to_target(
     )
 
 
-def batch_points(runs: Iterable[Run]) -> tuple[tuple[BatchPoint, ...], tuple[tuple[int, str], ...]]:
+def batch_points(
+    runs: Iterable[Run], aggregate: Aggregate = "robust"
+) -> tuple[tuple[BatchPoint, ...], tuple[tuple[int, str], ...]]:
     """Per batch size the best LR of its grid and the aggregate steps there; and why a batch size gives none.
 
     The best LR has the fewest median steps over seeds, a censored run counting as infinitely many: a median over
     seeds, because the best of seeds is biased low and favours LRs that were run more often.
+
+    Args:
+        runs: against one target.
+        aggregate: over the seeds at the best LR, as `aggregate_steps` takes it.
 
     Returns:
         (points ascending in batch size, (batch_size, one sentence) for each batch size without a point).
@@ -212,7 +221,7 @@ def batch_points(runs: Iterable[Run]) -> tuple[tuple[BatchPoint, ...], tuple[tup
             everything = [run for at_lr in grid.values() for run in at_lr]
             missing.append((batch_size, _no_point(batch_size, everything)))
             continue
-        steps = aggregate_steps(grid[best])
+        steps = aggregate_steps(grid[best], aggregate)
         points.append(
             BatchPoint(
                 batch_size=batch_size,
@@ -224,6 +233,7 @@ def batch_points(runs: Iterable[Run]) -> tuple[tuple[BatchPoint, ...], tuple[tup
                 samples=steps * batch_size,
                 runs=grid[best],
                 lr_curve=tuple((lr, medians[lr], sum(r.reached for r in grid[lr]), len(grid[lr])) for lr in grid),
+                aggregate=aggregate,
             )
         )
     return tuple(points), tuple(missing)
@@ -234,13 +244,20 @@ def median_steps(runs: Sequence[Run]) -> float:
     return float(np.median([run.steps if run.reached else math.inf for run in runs]))
 
 
-def aggregate_steps(runs: Sequence[Run]) -> float:
-    """Steps at one LR over seeds: the geometric mean without named outliers; the median when a run is censored.
+def aggregate_steps(runs: Sequence[Run], aggregate: Aggregate = "robust") -> float:
+    """Steps at one LR over seeds; the median when a run is censored, whatever was asked for.
 
     A censored run has no value to average, and dropping it would make the rest look fast; the median needs none of it.
+
+    Args:
+        runs: of one batch size at one LR.
+        aggregate: "robust" is the geometric mean without named outliers, "mean" the arithmetic mean of all, "median"
+            the median of all.
     """
-    if not all(run.reached for run in runs):
+    if aggregate == "median" or not all(run.reached for run in runs):
         return median_steps(runs)
+    if aggregate == "mean":
+        return float(np.mean([run.steps for run in runs]))
     log_steps = np.log([run.steps for run in runs])
     return float(np.exp(log_steps[~outlying(log_steps)].mean()))
 
@@ -261,7 +278,7 @@ def outlying(log_values: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def outlier_runs(point: BatchPoint) -> tuple[Run, ...]:
-    """The runs that `aggregate_steps` named and left out."""
+    """The runs that `aggregate_steps` names, and leaves out of the robust aggregate."""
     if not all(run.reached for run in point.runs):
         return ()
     flags = outlying(np.log([run.steps for run in point.runs]))

@@ -66,7 +66,7 @@ def test_a_target_without_a_fit_beside_one_with_a_fit_is_in_the_json(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fits = printed(capsys, "fit", str(study), "--target", "0.3", "--target", "1.0")["fits"]
-    assert [fit["status"] for fit in fits] == ["no_fit", "ok"]
+    assert [fit["status"] for fit in fits] == ["not_identified", "ok"]
     assert fits[0]["b_crit"] is None
     assert fits[0]["overhead"] is None
 

@@ -61,7 +61,7 @@ def run(batch_size: int, lr: float, seed: int, steps: float | None) -> Run:
 
 
 def fit(runs: list[Run], seed: int = 0, resamples: int = 400) -> CurveFit:
-    return fit_curve(batch_points(runs)[0], runs, seed=seed, resamples=resamples)
+    return fit_curve(batch_points(runs)[0], runs, confidence=0.9, seed=seed, resamples=resamples)
 
 
 def curve_table(

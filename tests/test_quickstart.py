@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import analysis
+from analysis.bootstrap import CONFIDENCE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,7 +33,7 @@ def test_the_quickstart_gives_an_answer_with_a_usable_interval(first):
     assert study.fit.status == "ok"
     low, high = study.fit.b_crit_interval
     assert high / low <= 3
-    assert study.fit.confidence == 0.9
+    assert study.fit.confidence == CONFIDENCE
     assert study.fit.n_batches >= 8
     assert f"The critical batch size for val_loss ≤ 0.4 is {study.fit.b_crit:.1f} examples" in done.stdout
 

@@ -112,7 +112,7 @@ def test_running_trials_are_told_from_those_that_met_their_limit(tmp_path: Path)
 def test_the_answer_names_target_interval_unit_and_definition(study: StudyAnalysis) -> None:
     said = answer(study)
     assert said.startswith("The critical batch size for loss ≤ 1 is ")
-    assert "examples (90 % interval " in said
+    assert "examples (95 % interval " in said
     assert said.endswith("there a run takes twice the fewest steps and twice the fewest samples.")
 
 

@@ -1,1 +1,81 @@
-"""What a fit can be made from besides a study: measured points, and training curves that anybody logged."""
+"""Where runs come from: studies, tables of points; one module per kind of source, each giving `Sweep`s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from analysis.read import StudyLog, load
+from analysis.sources.points import PLAIN, Columns, sweeps_of
+from analysis.sources.studies import study_sweeps
+from analysis.sources.table import SUFFIXES, read_table
+from analysis.sweep import Sweep, pooled
+from scaleexp.errors import ConfigError
+
+Source = str | Path | StudyLog
+
+
+def kind_of(source: Source) -> Literal["study", "table"]:
+    """What a source is, by its name and by whether it is a directory.
+
+    Raises:
+        ConfigError: neither a study nor a table.
+    """
+    if isinstance(source, StudyLog):
+        return "study"
+    path, remote = Path(source), "://" in str(source)
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+        if remote:
+            raise ConfigError(
+                f"{source} is a table on an object store: copy it here first; studies are read from there."
+            )
+        return "table"
+    if path.is_file() and not remote:
+        raise ConfigError(
+            f"{source} is neither a study nor a table: give the directory that `scaleexp run` wrote, or a file that "
+            f"ends in {', '.join(SUFFIXES)}."
+        )
+    return "study"
+
+
+def load_sweeps(
+    sources: Sequence[Source],
+    columns: Columns = PLAIN,
+    *,
+    targets: Sequence[float] = (),
+    metric: str | None = None,
+) -> tuple[Sweep, ...]:
+    """Every group of every source; groups of the same name and target are pooled.
+
+    Args:
+        sources: study directories or their addresses, CSV or Parquet files of points.
+        columns: what the columns of tables mean, and what to group by in any source.
+        targets: for studies, values of the metric.
+        metric: for studies, one that the plan has a target for.
+
+    Raises:
+        ConfigError: a source that is neither, or that does not hold what it has to.
+        StorageError: a study that cannot be read.
+    """
+    found: list[Sweep] = []
+    for source in sources:
+        if isinstance(source, StudyLog) or kind_of(source) == "study":
+            log = source if isinstance(source, StudyLog) else load(source)
+            found += study_sweeps(log, columns.group_by, targets=targets, metric=metric)
+        else:
+            found += _table(source, columns, targets, metric)
+    return pooled(found)
+
+
+def _table(path: str | Path, columns: Columns, targets: Sequence[float], metric: str | None) -> tuple[Sweep, ...]:
+    file = read_table(path)
+    if {"run", "value"} <= set(file.columns):
+        # PLACE OF curves: a long table of evaluations, which its importer turns into runs against targets.
+        raise ConfigError(f"{path} has columns 'run' and 'value', so it holds curves; they are not read yet.")
+    if targets or metric:
+        raise ConfigError(
+            f"{path} holds what runs took to a target that they met already, so --target and --metric cannot choose "
+            "one; group by a column that tells the targets apart."
+        )
+    return sweeps_of(file, columns)

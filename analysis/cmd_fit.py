@@ -1,0 +1,80 @@
+"""The command `fit`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from analysis.defaults import AGGREGATES, CONFIDENCE, DEFINITIONS, DELTA, EPSILON, Aggregate, Definition
+
+_TABLE = "of a table:"
+
+
+@click.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("--group-by", metavar="COL[,COL]", default="", help="One fit for each combination of values of these.")
+@click.option("--target", "targets", type=float, multiple=True, help="Value of a study's metric, repeatable.")
+@click.option("--metric", help="Metric of the target; the plan's first if left out.")
+@click.option("--batch-column", default="batch_size", show_default=True, help=f"{_TABLE} the global batch size.")
+@click.option("--steps-column", help=f"{_TABLE} optimizer steps to target; steps if it is there.")
+@click.option("--samples-column", help=f"{_TABLE} samples to target; samples if it is there.")
+@click.option("--cost-column", help=f"{_TABLE} anything proportional to samples, with --unit.")
+@click.option("--unit", help=f"{_TABLE} what --cost-column counts: epochs, tokens, ...; its column unit says it too.")
+@click.option("--definition", type=click.Choice(DEFINITIONS), default="curve", show_default=True)
+@click.option("--epsilon", type=float, default=EPSILON, show_default=True, help="Equal loss, for equal-samples.")
+@click.option("--overhead", type=float, default=DELTA, show_default=True, help="More steps than linear scaling.")
+@click.option("--reference-batch", type=click.IntRange(min=1), help="Of --overhead; the smallest measured if left out.")
+@click.option(
+    "--aggregate", type=click.Choice(AGGREGATES), default="robust", show_default=True, help="Of one batch's runs."
+)
+@click.option("--confidence", type=float, default=CONFIDENCE, show_default=True, help="Of every interval.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; its schema ships in analysis/schemas.")
+def fit(
+    sources: tuple[str, ...],
+    group_by: str,
+    targets: tuple[float, ...],
+    metric: str | None,
+    batch_column: str,
+    steps_column: str | None,
+    samples_column: str | None,
+    cost_column: str | None,
+    unit: str | None,
+    definition: Definition,
+    epsilon: float,
+    overhead: float,
+    reference_batch: int | None,
+    aggregate: Aggregate,
+    confidence: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Fit the critical batch size of each SOURCE: a study directory, or a CSV or Parquet table of points.
+
+    A table has one row per run: batch_size and one of steps or samples, and, if there, seed, lr, reached (false: not
+    yet at that value), unit and columns to group by.
+    """
+    from analysis.fits import FitOptions
+    from analysis.fitting import fit_sources
+    from analysis.sources.points import Columns
+
+    options = FitOptions(
+        definition=definition,
+        aggregate=aggregate,
+        confidence=confidence,
+        seed=seed,
+        delta=overhead,
+        reference_batch=reference_batch,
+        epsilon=epsilon,
+    )
+    columns = Columns(
+        group_by=tuple(name.strip() for name in group_by.split(",") if name.strip()),
+        batch=batch_column,
+        steps=steps_column,
+        samples=samples_column,
+        cost=cost_column,
+        unit=unit,
+    )
+    found = fit_sources(sources, options, columns, targets=targets, metric=metric)
+    click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else found.text())

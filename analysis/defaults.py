@@ -1,0 +1,22 @@
+"""What every command and function takes unless told otherwise; imports nothing, so that `--help` may read it."""
+
+from typing import Literal
+
+CONFIDENCE = 0.95
+"""Of every interval."""
+
+Aggregate = Literal["robust", "median", "mean"]
+"""How the runs of one batch become one cost; `analysis.targets.aggregate_steps` computes it."""
+
+AGGREGATES: tuple[Aggregate, ...] = ("robust", "median", "mean")
+
+Definition = Literal["curve", "equal-samples"]
+"""Which critical batch size: of the steps-to-target curve, or of the loss at equal samples."""
+
+DEFINITIONS: tuple[Definition, ...] = ("curve", "equal-samples")
+
+DELTA = 0.2
+"""More steps than linear scaling, of the overhead definition, as Zhang et al. 2024 (arXiv:2410.21676) use it."""
+
+EPSILON = 0.01
+"""Relative loss that counts as equal, of the definition at equal samples."""

@@ -1,0 +1,53 @@
+"""How to fit a sweep."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from analysis.defaults import AGGREGATES, CONFIDENCE, DEFINITIONS, DELTA, EPSILON, Aggregate, Definition
+from scaleexp.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitOptions:
+    """How to fit.
+
+    Attributes:
+        definition: which critical batch size.
+        aggregate: how the runs of one batch become one cost, as in `targets.aggregate_steps`.
+        confidence: of every interval, in (0, 1).
+        seed: of the bootstrap.
+        delta: share of more steps of the overhead definition.
+        reference_batch: of the overhead definition [samples]; the smallest batch with a point if None.
+        epsilon: relative loss that counts as equal, of the definition at equal samples.
+
+    Raises:
+        ConfigError: a value that cannot be meant.
+    """
+
+    definition: Definition = "curve"
+    aggregate: Aggregate = "robust"
+    confidence: float = CONFIDENCE
+    seed: int = 0
+    delta: float = DELTA
+    reference_batch: int | None = None
+    epsilon: float = EPSILON
+
+    def __post_init__(self) -> None:
+        if self.definition not in DEFINITIONS:
+            raise ConfigError(f"the definition must be {' or '.join(DEFINITIONS)}, got {self.definition!r}.")
+        if self.aggregate not in AGGREGATES:
+            raise ConfigError(f"the aggregate must be one of {', '.join(AGGREGATES)}, got {self.aggregate!r}.")
+        if not 0.0 < self.confidence < 1.0:
+            raise ConfigError(
+                f"--confidence must lie between 0 and 1, got {self.confidence:g}; {CONFIDENCE:g} is usual."
+            )
+        for name, value in (("--overhead", self.delta), ("--epsilon", self.epsilon)):
+            if not (math.isfinite(value) and value > 0.0):
+                raise ConfigError(f"{name} must be a share above 0, got {value:g}; 0.2 is 20 %.")
+        if self.reference_batch is not None and self.reference_batch < 1:
+            raise ConfigError(f"--reference-batch must be at least 1, got {self.reference_batch}.")
+
+
+DEFAULTS = FitOptions()

@@ -1,0 +1,265 @@
+"""One sweep, fitted: the curve and everything that is read off it, from whatever source the sweep comes."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from analysis.answers import answer_text
+from analysis.cbs import CurveFit, FitStatus, fit_curve
+from analysis.fit_options import DEFAULTS
+from analysis.fit_options import FitOptions as FitOptions
+from analysis.jsonable import json_interval, json_safe
+from analysis.judge import MIN_BATCHES
+from analysis.overhead import Overhead, overhead_of
+from analysis.sweep import Sweep, group_text
+from analysis.targets import BatchPoint, batch_points
+from analysis.wording import interval, number, percent, sign, unit_plural
+from scaleexp import __version__
+from scaleexp.errors import ConfigError
+
+_NUMBERS = ("b_crit", "s_min", "e_min")
+_OTHERS = ("rms_log_residual", "seed_noise")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepFit:
+    """A sweep with its curve.
+
+    Attributes:
+        sweep: what was fitted.
+        options: how.
+        points: one per batch size that reached, ascending.
+        curve: None where no curve could be fitted; then `reason` says why.
+        reason: of the status, one sentence.
+        answer: one sentence.
+        overhead: the critical batch size under the overhead definition, off the same curve; None without one.
+        shape_exponent, shape_exponent_interval: p of E = E_min (1 + (B / B_c)^p), a check on the curve.
+        regimes: where perfect scaling and where diminishing returns end.
+        left_out: one sentence for each thing not used, and why.
+    """
+
+    sweep: Sweep
+    options: FitOptions
+    points: tuple[BatchPoint, ...]
+    curve: CurveFit | None
+    reason: str
+    answer: str
+    overhead: Overhead | None
+    shape_exponent: float | None
+    shape_exponent_interval: tuple[float, float] | None
+    regimes: Mapping[str, object] | None
+    left_out: tuple[str, ...]
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether a curve was fitted, identified or not."""
+        return self.curve is not None and not math.isnan(self.curve.b_crit)
+
+    @property
+    def status(self) -> FitStatus:
+        """Of the curve; `not_identified` where there is none."""
+        return "not_identified" if self.curve is None else self.curve.status
+
+    @property
+    def b_crit(self) -> float:
+        """Critical batch size; nan without a curve."""
+        return math.nan if self.curve is None else self.curve.b_crit
+
+    @property
+    def b_crit_interval(self) -> tuple[float, float]:
+        """Of B_crit; 0 and inf where the data do not bound it."""
+        return (0.0, math.inf) if self.curve is None else self.curve.b_crit_interval
+
+    def to_dict(self) -> dict[str, Any]:
+        """One entry of `fits` of `fit --json`."""
+        curve, sweep = self.curve, self.sweep
+        steps_known = sweep.counts_samples
+        found: dict[str, Any] = {}
+        for name in _NUMBERS:
+            known = curve is not None and (steps_known or name != "s_min")
+            # A parameter of 0 is one that runs off to the end of what was looked at, as unbounded as infinity.
+            found[name] = (json_safe(getattr(curve, name)) or None) if known else None
+            found[f"{name}_interval"] = json_interval(getattr(curve, f"{name}_interval") if known else None)
+        return json_safe(  # type: ignore[no-any-return]
+            {
+                "group": sweep.group,
+                "metric": sweep.metric or None,
+                "direction": sweep.direction,
+                "target": sweep.target,
+                "unit": sweep.unit or "sample",
+                "cost_unit": sweep.cost_unit,
+                "definition": self.options.definition,
+                "aggregate": self.options.aggregate,
+                "answer": self.answer,
+                **found,
+                "confidence": self.options.confidence,
+                "n_batches": len(self.points),
+                "n_runs": len(sweep.runs),
+                "n_censored": sum(not run.reached for run in sweep.runs),
+                **{name: None if curve is None else getattr(curve, name) for name in _OTHERS},
+                "status": self.status,
+                "reason": self.reason,
+                "shape_exponent": self.shape_exponent,
+                "shape_exponent_interval": json_interval(self.shape_exponent_interval),
+                "overhead": _overhead_dict(self.overhead),
+                "regimes": self.regimes,
+                "warnings": () if curve is None else curve.warnings,
+                "left_out": self.left_out,
+                "points": [_point(point, sweep) for point in self.points],
+                "provenance": {**sweep.provenance, "analysis_version": __version__},
+            }
+        )
+
+    def _repr_html_(self) -> str:
+        """The answer and its parameters, for a notebook."""
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in parameter_rows(self, signs=False)
+        )
+        return f"<p>{html.escape(self.answer)}</p><table>{rows}</table>"
+
+
+def fit_sweep(sweep: Sweep, options: FitOptions = DEFAULTS) -> SweepFit:
+    """Fit one sweep.
+
+    Raises:
+        ConfigError: a definition that the sweep does not hold the data of.
+    """
+    check_definition(options)
+    points, missing = batch_points(sweep.runs, options.aggregate)
+    curve = (
+        fit_curve(points, sweep.runs, confidence=options.confidence, seed=options.seed)
+        if len(points) >= MIN_BATCHES
+        else None
+    )
+    reached = sum(run.reached for run in sweep.runs)
+    why_none = (
+        f"{reached} of {len(sweep.runs)} runs reached the target, which gives {len(points)} of the {MIN_BATCHES} batch "
+        "sizes that a curve needs."
+    )
+    left_out = (*sweep.problems, *_censored(sweep), *(sentence for _, sentence in missing))
+    return joined(sweep, options, points, curve, why_none, _answer(sweep, curve, why_none), left_out)
+
+
+def joined(
+    sweep: Sweep,
+    options: FitOptions,
+    points: Sequence[BatchPoint],
+    curve: CurveFit | None,
+    why_none: str,
+    answer: str,
+    left_out: Sequence[str],
+) -> SweepFit:
+    """A curve with everything else that its points and runs say."""
+    reference = options.reference_batch or (points[0].batch_size if points else 1)
+    exponent, exponent_interval = _shape(sweep, points, options)
+    return SweepFit(
+        sweep=sweep,
+        options=options,
+        points=tuple(points),
+        curve=curve,
+        reason=curve.reason if curve is not None else why_none,
+        answer=answer,
+        overhead=None if curve is None else overhead_of(curve, reference, options.delta),
+        shape_exponent=exponent,
+        shape_exponent_interval=exponent_interval,
+        regimes=_regimes(points, curve),
+        left_out=tuple(left_out),
+    )
+
+
+# --- what other definitions say: one place each -----------------------------------------------------------------
+
+
+def check_definition(options: FitOptions) -> None:
+    """PLACE OF fixed_budget: `--definition equal-samples` is computed here once it is there."""
+    if options.definition != "curve":
+        raise ConfigError(f"--definition {options.definition} is not computed yet; take curve.")
+
+
+def _shape(
+    sweep: Sweep, points: Sequence[BatchPoint], options: FitOptions
+) -> tuple[float | None, tuple[float, float] | None]:
+    """PLACE OF shape.fit_shape: (exponent, interval)."""
+    return None, None
+
+
+def _regimes(points: Sequence[BatchPoint], curve: CurveFit | None) -> Mapping[str, object] | None:
+    """PLACE OF regimes.regimes: its `to_dict()`."""
+    return None
+
+
+# --- words and JSON ---------------------------------------------------------------------------------------------
+
+
+def parameter_rows(fit: SweepFit, *, signs: bool = True) -> list[tuple[str, str]]:
+    """(name, value with its interval and unit) of the fitted parameters.
+
+    Args:
+        fit: of a sweep.
+        signs: whether the definition of each is said with it.
+    """
+    curve, sweep, unit = fit.curve, fit.sweep, unit_plural(fit.sweep.unit)
+    if curve is None:
+        return []
+    costs = unit if sweep.counts_samples else sweep.cost_unit
+    rows = [("B_crit", curve.b_crit, curve.b_crit_interval, unit, "curve definition S = S_min (1 + B_crit / B)")]
+    if sweep.counts_samples:
+        rows.append(("S_min", curve.s_min, curve.s_min_interval, "steps", "with an unboundedly large batch"))
+    rows.append(("E_min", curve.e_min, curve.e_min_interval, costs, "with an unboundedly small batch"))
+    if fit.overhead is not None:
+        reference = f"{fit.overhead.reference_batch:,}"
+        what = f"overhead definition: {percent(fit.overhead.delta)} more steps than linear scaling from B = {reference}"
+        rows.append(("B*", fit.overhead.batch, fit.overhead.interval, unit, what))
+    return [
+        (name, f"{number(value)} ({interval(*ends)}) {units}{f', {what}' if signs else ''}")
+        for name, value, ends, units, what in rows
+    ]
+
+
+def _answer(sweep: Sweep, curve: CurveFit | None, why_none: str) -> str:
+    asked = "the critical batch size"
+    if sweep.group:
+        asked += f" of {group_text(sweep.group)}"
+    if sweep.target is not None:
+        how = {"min": sign("min"), "max": sign("max"), None: "at"}[sweep.direction]
+        asked += f" for {sweep.metric or 'the target'} {how} {number(sweep.target, 6)}"
+    then = None if sweep.counts_samples else f"twice the fewest steps and twice the fewest {sweep.cost_unit}"
+    return answer_text(asked, curve, why_none, sweep.unit, then=then)
+
+
+def _censored(sweep: Sweep) -> tuple[str, ...]:
+    censored = sum(not run.reached for run in sweep.runs)
+    if not censored:
+        return ()
+    return (
+        f"{censored} of {len(sweep.runs)} runs never reached the target; they count as slower than where they ended.",
+    )
+
+
+def _overhead_dict(found: Overhead | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    values = {f.name: getattr(found, f.name) for f in fields(found)}
+    return {**json_safe(values), "interval": json_interval(found.interval)}
+
+
+def _point(point: BatchPoint, sweep: Sweep) -> dict[str, Any]:
+    counted = sweep.counts_samples
+    curve = [dict(zip(("lr", "steps", "n_reached", "n_runs"), row, strict=True)) for row in point.lr_curve]
+    return {
+        "batch_size": point.batch_size,
+        "workers": point.workers if sweep.is_study else None,
+        "steps": point.steps if counted else None,
+        "samples": point.samples if counted else None,
+        "cost": point.samples,
+        "lr": point.lr or None,
+        "lr_optimum": point.lr_optimum,
+        "lr_edge": point.lr_edge,
+        "n_runs": len(point.runs),
+        "n_censored": sum(not run.reached for run in point.runs),
+        "lr_curve": curve if sweep.knows_lr and counted else [],
+    }

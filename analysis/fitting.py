@@ -1,0 +1,110 @@
+"""Sources in, fits out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.card import card, sweep_card
+from analysis.fits import FitOptions, SweepFit, check_definition, fit_sweep
+from analysis.output import fit_document, fits_document
+from analysis.read import StudyLog
+from analysis.read import load as load_study
+from analysis.sources import Source, kind_of, load_sweeps
+from analysis.sources.points import PLAIN, Columns
+from analysis.sources.studies import study_fit
+from analysis.study import StudyAnalysis, analyse
+from scaleexp.errors import ConfigError, NotEnoughDataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fits:
+    """Every group of one or several sources, fitted.
+
+    Attributes:
+        fits: one per group and target.
+        studies: the analysis behind each of `fits` where they are whole studies, otherwise empty.
+    """
+
+    fits: tuple[SweepFit, ...]
+    studies: tuple[StudyAnalysis, ...] = ()
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether any group gave a curve."""
+        return any(fit.has_curve for fit in self.fits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `fit --json` prints."""
+        if self.studies and len({study.log.path for study in self.studies}) == 1:
+            return fit_document(self.studies, self.fits[0].options)
+        return fits_document(self.fits)
+
+    def text(self) -> str:
+        """What `fit` prints."""
+        if self.studies:
+            cards = [card(study, fit) for study, fit in zip(self.studies, self.fits, strict=True)]
+        else:
+            cards = [sweep_card(fit) for fit in self.fits]
+        return "\n\n\n".join(cards)
+
+    def _repr_html_(self) -> str:
+        """Every fit, for a notebook."""
+        return "".join(fit._repr_html_() for fit in self.fits)
+
+
+def fit_sources(
+    sources: Sequence[Source],
+    options: FitOptions,
+    columns: Columns = PLAIN,
+    *,
+    targets: Sequence[float] = (),
+    metric: str | None = None,
+) -> Fits:
+    """Fit every group of every source.
+
+    A study that is not grouped is analysed whole, with its noise scale and rules; several are told apart by name.
+
+    Raises:
+        ConfigError: arguments or a source that cannot be meant.
+        StorageError: a study that cannot be read.
+        NotEnoughDataError: no group gives a curve.
+    """
+    check_definition(options)
+    kinds = {kind_of(source) for source in sources}
+    if "table" not in kinds and columns != Columns(group_by=columns.group_by):
+        raise ConfigError("--unit and the --...-column options say what the columns of a table mean; no SOURCE is one.")
+    if columns.group_by or "table" in kinds:
+        sweeps = load_sweeps(sources, columns, targets=targets, metric=metric)
+        found = Fits(fits=tuple(fit_sweep(sweep, options) for sweep in sweeps))
+    else:
+        found = _whole_studies(sources, options, targets, metric)
+    if not found.has_curve:
+        most = max(found.fits, key=lambda fit: len(fit.points))
+        raise NotEnoughDataError(most.reason if len(found.fits) == 1 or found.studies else most.answer)
+    return found
+
+
+def _whole_studies(
+    sources: Sequence[Source], options: FitOptions, targets: Sequence[float], metric: str | None
+) -> Fits:
+    logs = [source if isinstance(source, StudyLog) else load_study(source) for source in sources]
+    names = Counter(log.plan["study"] for log in logs)
+    studies, fits = [], []
+    for log in logs:
+        name = log.plan["study"]
+        group = {"study": name if names[name] == 1 else log.path} if len(logs) > 1 else {}
+        for target in targets or (None,):
+            study = analyse(
+                log,
+                target=target,
+                metric=metric,
+                confidence=options.confidence,
+                seed=options.seed,
+                aggregate=options.aggregate,
+            )
+            studies.append(study)
+            fits.append(study_fit(study, options, group))
+    return Fits(fits=tuple(fits), studies=tuple(studies))

@@ -1,0 +1,155 @@
+"""A CSV or Parquet file as columns, each checked: what is wrong with it is one sentence with its row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+
+from scaleexp.errors import ConfigError
+
+SUFFIXES = (".csv", ".parquet", ".pq")
+
+Cell = TypeVar("Cell")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileTable:
+    """A file that was read.
+
+    Attributes:
+        path: as it was given.
+        sha256: of its bytes.
+        table: its rows; row 1 is the first after the header.
+    """
+
+    path: str
+    sha256: str
+    table: pa.Table
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names, in order."""
+        return tuple(self.table.column_names)
+
+    def cells(self, column: str, remedy: str = "") -> list[object]:
+        """Values of a column.
+
+        Args:
+            column: its name.
+            remedy: what to do where there is no such column.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if column not in self.columns:
+            then = f"; {remedy}" if remedy else ""
+            raise ConfigError(f"{self.path} has no column {column!r}; its columns are {', '.join(self.columns)}{then}.")
+        return list(self.table[column].to_pylist())
+
+    def numbers(self, column: str, remedy: str = "") -> list[float]:
+        """A column of positive finite numbers."""
+        return self._each(column, _positive, "a positive number", remedy)
+
+    def whole_numbers(self, column: str, remedy: str = "", *, least: int = 1) -> list[int]:
+        """A column of whole numbers from `least` on."""
+        what = "a whole number" + (f" from {least} on" if least != 1 else " above 0")
+        return self._each(column, lambda cell: _whole(cell, least), what, remedy)
+
+    def flags(self, column: str) -> list[bool]:
+        """A column of true and false, or of 1 and 0."""
+        return self._each(column, _flag, "true or false", "")
+
+    def labels(self, column: str, remedy: str = "") -> list[str | int | float]:
+        """A column of names or numbers without a gap."""
+        return self._each(column, _label, "a value", remedy)
+
+    def _each(self, column: str, read: Callable[[object], Cell | None], what: str, remedy: str) -> list[Cell]:
+        found = []
+        for row, cell in enumerate(self.cells(column, remedy), start=1):
+            value = read(cell)
+            if value is None:
+                got = "nothing" if cell is None or cell == "" else repr(cell)
+                raise ConfigError(
+                    f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}."
+                )
+            found.append(value)
+        return found
+
+
+def read_table(path: str | Path) -> FileTable:
+    """Read a file by its suffix: .csv, .parquet or .pq.
+
+    Raises:
+        ConfigError: another suffix, a file that cannot be read, no rows, or a column name that occurs twice.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{path} is not a table: give a file that ends in {', '.join(SUFFIXES)}.")
+    try:
+        content = file.read_bytes()
+        table = _csv(content) if file.suffix.lower() == ".csv" else _parquet(content)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read as {file.suffix[1:].upper()}: {_first_line(error)}.") from None
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{path} has more than one column named {', '.join(map(repr, twice))}: rename all but one.")
+    if not table.num_rows:
+        raise ConfigError(f"{path} has no row, so there is nothing to fit: one row per run is needed.")
+    return FileTable(path=str(path), sha256=sha256(content).hexdigest(), table=table)
+
+
+def _csv(content: bytes) -> pa.Table:
+    from pyarrow import csv
+
+    if not content.strip():
+        raise pa.ArrowInvalid("the file is empty")
+    # A spreadsheet may begin its file with a byte-order mark, which is no part of the first name.
+    return csv.read_csv(BytesIO(content.removeprefix(b"\xef\xbb\xbf")))
+
+
+def _parquet(content: bytes) -> pa.Table:
+    from pyarrow import parquet
+
+    return parquet.read_table(BytesIO(content))
+
+
+def _first_line(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return said.strip().splitlines()[0].rstrip(".") if said.strip() else type(error).__name__
+
+
+def _positive(cell: object) -> float | None:
+    if isinstance(cell, bool) or cell is None:
+        return None
+    try:
+        value = float(cell)  # type: ignore[arg-type]  # whatever float() does not take is refused
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) and value > 0.0 else None
+
+
+def _whole(cell: object, least: int) -> int | None:
+    if isinstance(cell, bool) or not isinstance(cell, int | float) or not math.isfinite(cell):
+        return None
+    return int(cell) if cell == int(cell) and cell >= least else None
+
+
+def _flag(cell: object) -> bool | None:
+    if isinstance(cell, bool):
+        return cell
+    if isinstance(cell, str):
+        return {"true": True, "false": False}.get(cell.strip().lower())
+    return bool(cell) if isinstance(cell, int | float) and cell in (0, 1) else None
+
+
+def _label(cell: object) -> str | int | float | None:
+    if isinstance(cell, str | int | float) and cell != "":
+        return None if isinstance(cell, float) and math.isnan(cell) else cell
+    return None if cell is None or cell == "" else str(cell)
