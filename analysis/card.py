@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from analysis.agreements import agreement_word, disagreements
 from analysis.cbs import CurveFit
@@ -31,6 +31,44 @@ def card(study: StudyAnalysis, fit: SweepFit | None = None) -> str:
 def sweep_card(fit: SweepFit) -> str:
     """A fitted sweep of any source, in lines."""
     return _paragraphs([[fit.answer], _fit_lines(fit), _table(fit), _warning_lines(fit)])
+
+
+def overview(fits: Sequence[SweepFit]) -> list[str]:
+    """Several groups side by side, in one text; none for a single fit."""
+    if len(fits) < 2:
+        return []
+    columns = list(dict.fromkeys(name for fit in fits for name in fit.sweep.group))
+    several = len({fit.sweep.target for fit in fits}) > 1
+    heading = [*columns, *(["target"] if several else [])]
+    rows = [[*heading, "B_crit", f"{percent(fits[0].options.confidence)} interval", "E_min", "runs", "status"]]
+    for fit in fits:
+        sweep, curve = fit.sweep, fit.curve
+        unit = unit_plural(sweep.unit) if sweep.counts_samples else sweep.cost_unit
+        target = "-" if sweep.target is None else number(sweep.target, 6)
+        rows.append(
+            [
+                *(str(sweep.group.get(name, "-")) for name in columns),
+                *([target] if several else []),
+                "-" if curve is None else number(curve.b_crit),
+                "-" if curve is None else interval(*curve.b_crit_interval),
+                "-" if curve is None else f"{number(curve.e_min)} {unit}",
+                str(len(sweep.runs)),
+                fit.status.replace("_", " "),
+            ]
+        )
+    return ["\n".join(_aligned(rows, words={*range(len(columns)), len(rows[0]) - 1}))]
+
+
+def _aligned(rows: Sequence[Sequence[str]], *, words: Collection[int] = ()) -> list[str]:
+    """Columns of equal width: numbers to the right, those of `words` to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _paragraphs(parts: Sequence[Sequence[str]]) -> str:
@@ -61,8 +99,7 @@ def _table(fit: SweepFit) -> list[str]:
         return []
     columns = [_columns(point, fit) for point in fit.points]
     rows = [list(columns[0]), *(list(cells.values()) for cells in columns)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = _aligned(rows)
     if any(point.lr_edge for point in fit.points):
         lines.append("< or > at the best LR: it is the smallest or largest of its grid.")
     return lines
