@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from analysis.cmd_fit import fit
+from analysis.cmd_scaling import scaling
 from analysis.defaults import CONFIDENCE
 from scaleexp import schema
 from scaleexp.errors import ConfigError, InterruptedStudyError, ScaleexpError
@@ -44,6 +45,7 @@ def cli() -> None:
 
 
 cli.add_command(fit)
+cli.add_command(scaling)
 
 
 @cli.command()
