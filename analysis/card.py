@@ -82,9 +82,21 @@ def _fit_lines(fit: SweepFit) -> list[str]:
     return [
         f"status  {curve.status.replace('_', ' ')}: {curve.reason}",
         *(f"{name:<7} {text}" for name, text in parameter_rows(fit)),
+        *_regime_lines(fit),
         f"used    {curve.n_batches} batch sizes, {curve.n_runs} runs, {curve.n_censored} of them censored; "
         f"{_noise_of(curve)}",
     ]
+
+
+def _regime_lines(fit: SweepFit) -> list[str]:
+    """Where each regime ends, in one line; none where no border lies within the measured batches."""
+    found, unit = fit.regimes or {}, unit_plural(fit.sweep.unit)
+    says = []
+    if found.get("perfect_ends"):
+        says.append(f"perfect scaling up to {number(found['perfect_ends'])} {unit}")
+    if found.get("maximal_begins"):
+        says.append(f"no gain to speak of from {number(found['maximal_begins'])} {unit} on")
+    return [f"regimes {', '.join(says)} (slopes of the curve)"] if says else []
 
 
 def _noise_of(fit: CurveFit) -> str:

@@ -148,6 +148,9 @@ def test_an_exact_hyperbola_is_returned_to_nine_digits(
     assert fit["e_min"] == pytest.approx(12800, rel=1e-9)
     assert fit["rms_log_residual"] < 1e-12
     assert (fit["status"], fit["cost_unit"], fit["n_runs"]) == ("ok", "samples", 4)
+    assert fit["shape_exponent"] == pytest.approx(1, rel=1e-6)
+    assert fit["regimes"]["perfect_ends"] == pytest.approx(256 / 9)
+    assert fit["regimes"]["maximal_begins"] is None  # 2,304 lies beyond the measured batches
     assert [point["steps"] for point in fit["points"]] == pytest.approx([850, 250, 100, 62.5])
 
 
