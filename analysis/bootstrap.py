@@ -63,7 +63,8 @@ def resample_seeds(
         # A resample of censored runs alone has no value: it keeps the measured one.
         known = np.isfinite(value) & np.isfinite(full)
         drawn[:, j] = np.where(known, value, here)
-        optimism[j] = (full[known] - value[known]).mean() if known.any() else 0.0
+        # One LR is no choice: there the gap is the noise of the resamples alone.
+        optimism[j] = (full[known] - value[known]).mean() if known.any() and len(grid) > 1 else 0.0
     return Resamples(log_steps=drawn, optimism=optimism)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from analysis.agreements import agreement_word, disagreements
 from analysis.cbs import CurveFit
@@ -33,6 +33,44 @@ def sweep_card(fit: SweepFit) -> str:
     return _paragraphs([[fit.answer], _fit_lines(fit), _table(fit), _warning_lines(fit)])
 
 
+def overview(fits: Sequence[SweepFit]) -> list[str]:
+    """Several groups side by side, in one text; none for a single fit."""
+    if len(fits) < 2:
+        return []
+    columns = list(dict.fromkeys(name for fit in fits for name in fit.sweep.group))
+    several = len({fit.sweep.target for fit in fits}) > 1
+    heading = [*columns, *(["target"] if several else [])]
+    rows = [[*heading, "B_crit", f"{percent(fits[0].options.confidence)} interval", "E_min", "runs", "status"]]
+    for fit in fits:
+        sweep, curve = fit.sweep, fit.curve
+        unit = unit_plural(sweep.unit) if sweep.counts_samples else sweep.cost_unit
+        target = "-" if sweep.target is None else number(sweep.target, 6)
+        rows.append(
+            [
+                *(str(sweep.group.get(name, "-")) for name in columns),
+                *([target] if several else []),
+                "-" if curve is None else number(curve.b_crit),
+                "-" if curve is None else interval(*curve.b_crit_interval),
+                "-" if curve is None else f"{number(curve.e_min)} {unit}",
+                str(len(sweep.runs)),
+                fit.status.replace("_", " "),
+            ]
+        )
+    return ["\n".join(_aligned(rows, words={*range(len(columns)), len(rows[0]) - 1}))]
+
+
+def _aligned(rows: Sequence[Sequence[str]], *, words: Collection[int] = ()) -> list[str]:
+    """Columns of equal width: numbers to the right, those of `words` to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def _paragraphs(parts: Sequence[Sequence[str]]) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -44,9 +82,21 @@ def _fit_lines(fit: SweepFit) -> list[str]:
     return [
         f"status  {curve.status.replace('_', ' ')}: {curve.reason}",
         *(f"{name:<7} {text}" for name, text in parameter_rows(fit)),
+        *_regime_lines(fit),
         f"used    {curve.n_batches} batch sizes, {curve.n_runs} runs, {curve.n_censored} of them censored; "
         f"{_noise_of(curve)}",
     ]
+
+
+def _regime_lines(fit: SweepFit) -> list[str]:
+    """Where each regime ends, in one line; none where no border lies within the measured batches."""
+    found, unit = fit.regimes or {}, unit_plural(fit.sweep.unit)
+    says = []
+    if found.get("perfect_ends"):
+        says.append(f"perfect scaling up to {number(found['perfect_ends'])} {unit}")
+    if found.get("maximal_begins"):
+        says.append(f"no gain to speak of from {number(found['maximal_begins'])} {unit} on")
+    return [f"regimes {', '.join(says)} (slopes of the curve)"] if says else []
 
 
 def _noise_of(fit: CurveFit) -> str:
@@ -61,8 +111,7 @@ def _table(fit: SweepFit) -> list[str]:
         return []
     columns = [_columns(point, fit) for point in fit.points]
     rows = [list(columns[0]), *(list(cells.values()) for cells in columns)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = _aligned(rows)
     if any(point.lr_edge for point in fit.points):
         lines.append("< or > at the best LR: it is the smallest or largest of its grid.")
     return lines

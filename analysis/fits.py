@@ -15,6 +15,8 @@ from analysis.fit_options import FitOptions as FitOptions
 from analysis.jsonable import json_interval, json_safe
 from analysis.judge import MIN_BATCHES
 from analysis.overhead import Overhead, overhead_of
+from analysis.regimes import regimes
+from analysis.shape import fit_shape
 from analysis.sweep import Sweep, group_text
 from analysis.targets import BatchPoint, batch_points
 from analysis.wording import interval, number, percent, sign, unit_plural
@@ -51,7 +53,7 @@ class SweepFit:
     overhead: Overhead | None
     shape_exponent: float | None
     shape_exponent_interval: tuple[float, float] | None
-    regimes: Mapping[str, object] | None
+    regimes: Mapping[str, Any] | None
     left_out: tuple[str, ...]
 
     @property
@@ -171,7 +173,7 @@ def joined(
     )
 
 
-# --- what other definitions say: one place each -----------------------------------------------------------------
+# --- what else the points say: one place each ---------------------------------------------------------------------
 
 
 def check_definition(options: FitOptions) -> None:
@@ -183,13 +185,18 @@ def check_definition(options: FitOptions) -> None:
 def _shape(
     sweep: Sweep, points: Sequence[BatchPoint], options: FitOptions
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """PLACE OF shape.fit_shape: (exponent, interval)."""
-    return None, None
+    """(exponent, interval) of the free shape; None where too few batches gave a point."""
+    batches, costs = [point.batch_size for point in points], [point.samples for point in points]
+    found = fit_shape(batches, costs, runs=sweep.runs, confidence=options.confidence, seed=options.seed)
+    return found.exponent, None if found.exponent is None else found.interval
 
 
-def _regimes(points: Sequence[BatchPoint], curve: CurveFit | None) -> Mapping[str, object] | None:
-    """PLACE OF regimes.regimes: its `to_dict()`."""
-    return None
+def _regimes(points: Sequence[BatchPoint], curve: CurveFit | None) -> Mapping[str, Any] | None:
+    """Where each regime ends; None without two batches to see a slope between."""
+    if len(points) < 2:
+        return None
+    batches, steps = [point.batch_size for point in points], [point.steps for point in points]
+    return regimes(batches, steps, None if curve is None else curve.b_crit).to_dict()
 
 
 # --- words and JSON ---------------------------------------------------------------------------------------------
@@ -214,6 +221,9 @@ def parameter_rows(fit: SweepFit, *, signs: bool = True) -> list[tuple[str, str]
         reference = f"{fit.overhead.reference_batch:,}"
         what = f"overhead definition: {percent(fit.overhead.delta)} more steps than linear scaling from B = {reference}"
         rows.append(("B*", fit.overhead.batch, fit.overhead.interval, unit, what))
+    if fit.shape_exponent is not None and fit.shape_exponent_interval is not None:
+        what = "E = E_min (1 + (B / B_c)^p), a check: the curve has p = 1"
+        rows.append(("p", fit.shape_exponent, fit.shape_exponent_interval, "free exponent", what))
     return [
         (name, f"{number(value)} ({interval(*ends)}) {units}{f', {what}' if signs else ''}")
         for name, value, ends, units, what in rows

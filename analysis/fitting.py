@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.card import card, sweep_card
+from analysis.card import card, overview, sweep_card
 from analysis.fits import FitOptions, SweepFit, check_definition, fit_sweep
 from analysis.output import fit_document, fits_document
 from analysis.read import StudyLog
 from analysis.read import load as load_study
-from analysis.sources import Source, kind_of, load_sweeps
+from analysis.sources import Source, kind_of, load_sweeps, told_apart
 from analysis.sources.points import PLAIN, Columns
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis, analyse
@@ -48,7 +47,7 @@ class Fits:
             cards = [card(study, fit) for study, fit in zip(self.studies, self.fits, strict=True)]
         else:
             cards = [sweep_card(fit) for fit in self.fits]
-        return "\n\n\n".join(cards)
+        return "\n\n\n".join([*cards, *overview(self.fits)])
 
     def _repr_html_(self) -> str:
         """Every fit, for a notebook."""
@@ -91,11 +90,10 @@ def _whole_studies(
     sources: Sequence[Source], options: FitOptions, targets: Sequence[float], metric: str | None
 ) -> Fits:
     logs = [source if isinstance(source, StudyLog) else load_study(source) for source in sources]
-    names = Counter(log.plan["study"] for log in logs)
+    names = told_apart([(log.plan["study"], log.path) for log in logs])
     studies, fits = [], []
-    for log in logs:
-        name = log.plan["study"]
-        group = {"study": name if names[name] == 1 else log.path} if len(logs) > 1 else {}
+    for name, log in zip(names, logs, strict=True):
+        group = {"study": name} if len(logs) > 1 else {}
         for target in targets or (None,):
             study = analyse(
                 log,

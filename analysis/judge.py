@@ -119,7 +119,8 @@ def judge(
     if not smallest <= b_crit <= largest:
         side = "above the largest" if b_crit > largest else "below the smallest"
         edge = largest if b_crit > largest else smallest
-        return "extrapolated", f"B_crit {number(b_crit)} lies {side} measured batch, {edge:,}."
+        untested = f"; {tested}" if noise is None else ""
+        return "extrapolated", f"B_crit {number(b_crit)} lies {side} measured batch, {edge:,}{untested}."
     return "ok", f"B_crit lies within {span} and the curve meets them within {percent(rms)} rms, {tested}."
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +49,9 @@ def load_sweeps(
     targets: Sequence[float] = (),
     metric: str | None = None,
 ) -> tuple[Sweep, ...]:
-    """Every group of every source; groups of the same name and target are pooled.
+    """Every group of every source.
+
+    What is grouped by a column is pooled over sources; without one each source is a group by its name.
 
     Args:
         sources: study directories or their addresses, CSV or Parquet files of points.
@@ -58,14 +63,35 @@ def load_sweeps(
         ConfigError: a source that is neither, or that does not hold what it has to.
         StorageError: a study that cannot be read.
     """
-    found: list[Sweep] = []
+    found: list[tuple[Sweep, ...]] = []
     for source in sources:
         if isinstance(source, StudyLog) or kind_of(source) == "study":
             log = source if isinstance(source, StudyLog) else load(source)
-            found += study_sweeps(log, columns.group_by, targets=targets, metric=metric)
+            found.append(study_sweeps(log, columns.group_by, targets=targets, metric=metric))
         else:
-            found += _table(source, columns, targets, metric)
-    return pooled(found)
+            found.append(_table(source, columns, targets, metric))
+    if columns.group_by or len(sources) == 1:
+        return pooled(chain.from_iterable(found))
+    names = told_apart([(_name(sweeps[0]), str(sweeps[0].provenance["path"])) for sweeps in found])
+    return tuple(
+        replace(sweep, group={"study" if sweep.is_study else "table": name})
+        for name, sweeps in zip(names, found, strict=True)
+        for sweep in sweeps
+    )
+
+
+def told_apart(named: Sequence[tuple[str, str]]) -> list[str]:
+    """A name for each (name, path): the path where a name occurs twice.
+
+    >>> told_apart([("a", "x/a"), ("b", "x/b"), ("a", "y/a")])
+    ['x/a', 'b', 'y/a']
+    """
+    often = Counter(name for name, _ in named)
+    return [name if often[name] == 1 else path for name, path in named]
+
+
+def _name(sweep: Sweep) -> str:
+    return str(sweep.provenance["study"]) if sweep.is_study else Path(str(sweep.provenance["path"])).stem
 
 
 def _table(path: str | Path, columns: Columns, targets: Sequence[float], metric: str | None) -> tuple[Sweep, ...]:
