@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from analysis.targets import BatchPoint, Run, outlying
 
@@ -44,8 +44,12 @@ def resample_seeds(
     pooled = _pooled_deviations(points)
     drawn = np.empty((resamples, len(points)))
     optimism = np.zeros(len(points))
+    of_batch: dict[int, list[Run]] = {point.batch_size: [] for point in points}
+    for run in runs:
+        if run.batch_size in of_batch:  # a batch that gave no point has runs all the same
+            of_batch[run.batch_size].append(run)
     for j, point in enumerate(points):
-        grid = seed_matrix([run for run in runs if run.batch_size == point.batch_size])
+        grid = seed_matrix(of_batch[point.batch_size])
         seeds = grid.shape[1]
         here = math.log(point.steps)
         if seeds == 1:
@@ -53,23 +57,24 @@ def resample_seeds(
             continue
         picks = rng.integers(seeds, size=(resamples, seeds - 1))
         sample = grid[:, picks]  # (LR, R, seeds - 1)
-        chosen = _median(sample).argmin(0)
-        value = np.take_along_axis(_aggregate(sample), chosen[None], 0)[0]
+        chosen = _median(sample).argmin(0) if len(grid) > 1 else np.zeros(resamples, dtype=np.int64)
+        value = _aggregate(sample[chosen, np.arange(resamples)])
         full = _aggregate(grid)[chosen]
         # A resample of censored runs alone has no value: it keeps the measured one.
         known = np.isfinite(value) & np.isfinite(full)
         drawn[:, j] = np.where(known, value, here)
-        optimism[j] = (full[known] - value[known]).mean() if known.any() else 0.0
+        # One LR is no choice: what a finite number of resamples leaves of its optimism is not worth a correction.
+        optimism[j] = (full[known] - value[known]).mean() if known.any() and len(grid) > 1 else 0.0
     return Resamples(log_steps=drawn, optimism=optimism)
 
 
 def seed_matrix(runs: Sequence[Run]) -> FloatArray:
     """Log steps of one batch, shape (LRs, seeds): inf where censored, nan where not run or named as an outlier."""
-    lrs = sorted({run.lr for run in runs})
-    seeds = sorted({run.seed for run in runs})
-    grid = np.full((len(lrs), len(seeds)), np.nan)
+    rows = {lr: row for row, lr in enumerate(sorted({run.lr for run in runs}))}
+    columns = {seed: column for column, seed in enumerate(sorted({run.seed for run in runs}))}
+    grid = np.full((len(rows), len(columns)), np.nan)
     for run in runs:
-        grid[lrs.index(run.lr), seeds.index(run.seed)] = math.log(run.steps) if run.reached else math.inf
+        grid[rows[run.lr], columns[run.seed]] = math.log(run.steps) if run.reached else math.inf
     for row in grid:
         at = np.flatnonzero(~np.isnan(row))
         if np.isfinite(row[at]).all():
@@ -104,7 +109,7 @@ def _aggregate(values: FloatArray) -> FloatArray:
     count = present.sum(-1)
     total = np.where(present & ~np.isinf(values), values, 0.0).sum(-1)
     mean = np.where(count > 0, total / np.maximum(count, 1), np.inf)
-    return np.asarray(np.where(censored, _median(values), mean))
+    return np.asarray(np.where(censored, _median(values), mean) if censored.any() else mean)
 
 
 def residual_resamples(
@@ -133,24 +138,26 @@ def birge_ratio(residuals: FloatArray, rows: FloatArray) -> float:
     return max(1.0, math.sqrt(scatter / explained)) if explained > 0.0 else 1.0
 
 
-def t_over_z(confidence: float, freedom: int) -> float:
+def t_over_z(confidence: float, freedom: float | FloatArray) -> FloatArray:
     """Student's quantile over the normal one: what a spread known to `freedom` degrees has to be widened by.
 
-    >>> round(t_over_z(0.9, 16), 3)
+    >>> round(float(t_over_z(0.9, 16)), 3)
     1.061
     """
     level = 0.5 + confidence / 2.0
-    return float(stats.t.ppf(level, freedom) / stats.norm.ppf(level))
+    return np.asarray(special.stdtrit(freedom, level) / special.ndtri(level))
 
 
-def widened(estimate: FloatArray, rows: FloatArray, confidence: float, factor: float) -> tuple[FloatArray, FloatArray]:
+def widened(
+    estimate: FloatArray, rows: FloatArray, confidence: float, factor: float | FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Percentile interval of the resamples, its distance from the estimate stretched by `factor`.
 
     Args:
         estimate: shape (K,); not stretched where it is infinite.
         rows: the same in each resample, shape (R, K), infinities allowed.
         confidence: of the interval.
-        factor: of the stretch.
+        factor: of the stretch, one or of shape (K,).
 
     Returns:
         (low, high), each of shape (K,).
