@@ -193,7 +193,8 @@ def _fit(
     y = np.log([[point.steps for point in points]])
     beta, log_s_min = fit_curves(b, y)
     residuals = (y - curve_values(b, y, beta, b))[0]
-    spread = spread_of(points, runs, y[0] - residuals, residuals, resamples, np.random.default_rng(seed))
+    noise = seed_noise(points)
+    spread = spread_of(points, runs, y[0] - residuals, residuals, noise, resamples, np.random.default_rng(seed))
     rows, lift = spread.log_steps, spread.lift
     betas, log_s_mins = fit_curves(b, rows)
     log_e_min, log_e_mins = _log_e_min(b, y, beta, log_s_min), _log_e_min(b, rows, betas, log_s_mins)
@@ -210,6 +211,7 @@ def _fit(
         confidence=confidence,
         residuals=residuals,
         freedom=float(spread.degrees(weights)[0]),
+        noise=noise,
     )
     return CurveFit(
         b_crit=b_crit,
@@ -224,7 +226,7 @@ def _fit(
         n_runs=len(runs),
         n_censored=sum(not run.reached for run in runs),
         rms_log_residual=float(np.sqrt(np.mean(residuals**2))),
-        seed_noise=seed_noise(points)[0],
+        seed_noise=noise[0],
         status=status,
         reason=reason,
         warnings=(*warnings, *spread.notes),

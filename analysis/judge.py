@@ -73,13 +73,15 @@ def lack_of_fit(residuals: FloatArray, runs_per_batch: FloatArray, noise: float,
     return float(special.fdtrc(residuals.size - 2, freedom, mean_square / noise**2))
 
 
-def fit_probability(points: Sequence[BatchPoint], residuals: FloatArray) -> float:
-    """`lack_of_fit` of these points; 1 where no batch has two runs to compare with."""
-    noise, freedom = seed_noise(points)
-    if noise is None:
+def fit_probability(
+    points: Sequence[BatchPoint], residuals: FloatArray, noise: tuple[float | None, int] | None = None
+) -> float:
+    """`lack_of_fit` of these points; 1 where no batch has two runs to compare with. `noise`: their `seed_noise`."""
+    deviation, freedom = noise or seed_noise(points)
+    if deviation is None:
         return 1.0
     runs = np.array([sum(run.reached for run in point.runs) for point in points], dtype=np.float64)
-    return lack_of_fit(residuals, runs, noise, freedom)
+    return lack_of_fit(residuals, runs, deviation, freedom)
 
 
 def judge(
@@ -90,8 +92,11 @@ def judge(
     confidence: float,
     residuals: FloatArray,
     freedom: float,
+    noise: tuple[float | None, int],
 ) -> tuple[FitStatus, str]:
-    """Status of a fit and its reason, in one sentence; `freedom`: degrees of freedom behind the width of `interval`.
+    """Status of a fit and its reason, in one sentence.
+
+    `freedom` are the degrees of freedom behind the width of `interval`, and `noise` is the `seed_noise` of the points.
 
     In this order, the first that applies making the later ones moot: `not_identified` (also where too many batches
     were not measured well enough, whatever the curve looks like), `misfit`, `not_identified` by an interval that is too
@@ -118,15 +123,19 @@ def judge(
     if doubt:
         return "not_identified", doubt
     rms = float(np.sqrt(np.mean(residuals**2)))
-    p = fit_probability(points, residuals)
-    noise, _ = seed_noise(points)
-    if noise is None:
+    p = fit_probability(points, residuals, noise)
+    if noise[0] is None:
         tested = "with one run per batch a misfit cannot be told from noise"
     else:
         per_run = np.mean([1.0 / sum(run.reached for run in point.runs) for point in points])
-        tested = f"where seed noise explains {percent(noise * math.sqrt(float(per_run)))}"
+        tested = f"where seed noise explains {percent(noise[0] * math.sqrt(float(per_run)))}"
     if p < MISFIT_P and rms > MISFIT_RMS:
-        return "misfit", f"the curve misses the points by {percent(rms)} rms {tested} (lack of fit, p = {p:.1g})."
+        worst = int(np.abs(residuals).argmax())
+        most = f"most at batch {points[worst].batch_size:,} ({math.expm1(residuals[worst]):+.0%})".replace("%", " %")
+        return (
+            "misfit",
+            f"the curve misses the points by {percent(rms)} rms, {most}, {tested} (lack of fit, p = {p:.1g}).",
+        )
     vague = _too_vague(interval, confidence, freedom)
     if vague:
         return "not_identified", vague

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.bootstrap import birge_ratio, resample_seeds, residual_resamples, t_over_z
-from analysis.judge import brackets, fit_probability, seed_noise
+from analysis.judge import brackets, fit_probability
 from analysis.targets import BatchPoint, Run
 from analysis.wording import number, percent
 
@@ -63,6 +63,7 @@ def spread_of(
     runs: Sequence[Run],
     fitted: FloatArray,
     residuals: FloatArray,
+    noise: tuple[float | None, int],
     resamples: int,
     rng: np.random.Generator,
 ) -> Spread:
@@ -75,19 +76,20 @@ def spread_of(
         runs: of the whole LR grid.
         fitted: log steps of the fitted curve, shape (J,).
         residuals: log(measured / fitted), shape (J,).
+        noise: `judge.seed_noise` of the points.
         resamples: R.
         rng: of the bootstrap.
     """
     measured = fitted + residuals
-    noise, pooled = seed_noise(points)
-    by_seeds = noise is not None and noise >= NO_SPREAD
+    deviation, pooled = noise
+    by_seeds = deviation is not None and deviation >= NO_SPREAD
     lift, notes = 0.0, []
     if by_seeds:
         drawn = resample_seeds(points, runs, resamples, rng)
         lift = float(drawn.optimism.mean())
         # A resample chooses its LR on its own seeds once more and lies low as a whole; only its spread is wanted.
         rows = drawn.log_steps + (measured.mean() - drawn.log_steps.mean())
-        scale = float(noise or 0.0)
+        scale = float(deviation or 0.0)
     else:
         rows = residual_resamples(fitted, residuals, resamples, rng)
         scale = float(np.sqrt(np.mean(residuals**2)))
@@ -95,7 +97,7 @@ def spread_of(
     step = np.sqrt([quantisation(width, scale) for width in brackets(points).values()])
     rows = rows + math.sqrt(12.0) * step * (rng.random(rows.shape) - 0.5)
     birge = birge_ratio(residuals, rows) if by_seeds else 1.0
-    scattered = by_seeds and fit_probability(points, residuals) < SCATTER_P
+    scattered = by_seeds and fit_probability(points, residuals, noise) < SCATTER_P
     if lift > 0.005:
         notes.append(
             f"steps are raised by {percent(math.expm1(lift))}: the best learning rate was chosen on the seeds that "

@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 
 OUTLIER_MADS = 5.0
 OUTLIER_RATIO = 1.5
+OUTLIER_CERTAIN = 5.0
+"""Beyond this ratio a run is an outlier whatever the MAD: that of three seeds is often wide enough to hide one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +201,7 @@ def aggregate_steps(runs: Sequence[Run]) -> float:
 
 
 def outlying(log_values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Which log values lie beyond max(5 MAD, log 1.5) of their median.
+    """Which log values lie beyond max(5 MAD, log 1.5) of their median, or beyond log 5.
 
     Of fewer than three values none can be told to be the outlier.
 
@@ -209,7 +211,8 @@ def outlying(log_values: FloatArray) -> npt.NDArray[np.bool_]:
     if log_values.size < 3:
         return np.zeros(log_values.size, dtype=np.bool_)
     distance = np.abs(log_values - median(log_values.tolist()))  # np.median takes ten times as long on a few values
-    limit = max(OUTLIER_MADS * median(distance.tolist()), math.log(OUTLIER_RATIO))
+    mads = OUTLIER_MADS * median(distance.tolist())
+    limit = max(min(mads, math.log(OUTLIER_CERTAIN)), math.log(OUTLIER_RATIO))
     return np.asarray(distance > limit)
 
 
