@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from analysis.defaults import CONFIDENCE, Aggregate
 from analysis.targets import BatchPoint, Run, outlying
@@ -47,9 +47,12 @@ def resample_seeds(
     pooled = _pooled_deviations(points)
     drawn = np.empty((resamples, len(points)))
     optimism = np.zeros(len(points))
+    of_batch: dict[int, list[Run]] = {point.batch_size: [] for point in points}
+    for run in runs:
+        if run.batch_size in of_batch:  # a batch that gave no point has runs all the same
+            of_batch[run.batch_size].append(run)
     for j, point in enumerate(points):
-        of_batch = [run for run in runs if run.batch_size == point.batch_size]
-        grid = seed_matrix(of_batch, keep_outliers=point.aggregate != "robust")
+        grid = seed_matrix(of_batch[point.batch_size], keep_outliers=point.aggregate != "robust")
         seeds = grid.shape[1]
         here = math.log(point.steps)
         if seeds == 1:
@@ -57,13 +60,13 @@ def resample_seeds(
             continue
         picks = rng.integers(seeds, size=(resamples, seeds - 1))
         sample = grid[:, picks]  # (LR, R, seeds - 1)
-        chosen = _median(sample).argmin(0)
-        value = np.take_along_axis(_aggregate(sample, point.aggregate), chosen[None], 0)[0]
+        chosen = _median(sample).argmin(0) if len(grid) > 1 else np.zeros(resamples, dtype=np.int64)
+        value = _aggregate(sample[chosen, np.arange(resamples)], point.aggregate)
         full = _aggregate(grid, point.aggregate)[chosen]
         # A resample of censored runs alone has no value: it keeps the measured one.
         known = np.isfinite(value) & np.isfinite(full)
         drawn[:, j] = np.where(known, value, here)
-        # One LR is no choice: there the gap is the noise of the resamples alone.
+        # One LR is no choice: what a finite number of resamples leaves of its optimism is not worth a correction.
         optimism[j] = (full[known] - value[known]).mean() if known.any() and len(grid) > 1 else 0.0
     return Resamples(log_steps=drawn, optimism=optimism)
 
@@ -75,11 +78,11 @@ def seed_matrix(runs: Sequence[Run], *, keep_outliers: bool = False) -> FloatArr
         runs: of one batch size.
         keep_outliers: for aggregates that use every run.
     """
-    lrs = sorted({run.lr for run in runs})
-    seeds = sorted({run.seed for run in runs})
-    grid = np.full((len(lrs), len(seeds)), np.nan)
+    rows = {lr: row for row, lr in enumerate(sorted({run.lr for run in runs}))}
+    columns = {seed: column for column, seed in enumerate(sorted({run.seed for run in runs}))}
+    grid = np.full((len(rows), len(columns)), np.nan)
     for run in runs:
-        grid[lrs.index(run.lr), seeds.index(run.seed)] = math.log(run.steps) if run.reached else math.inf
+        grid[rows[run.lr], columns[run.seed]] = math.log(run.steps) if run.reached else math.inf
     for row in grid:
         at = np.flatnonzero(~np.isnan(row))
         if not keep_outliers and np.isfinite(row[at]).all():
@@ -120,7 +123,7 @@ def _aggregate(values: FloatArray, aggregate: Aggregate) -> FloatArray:
         mean = np.log(np.where(total > 0.0, total / np.maximum(count, 1), np.inf))
     else:
         mean = np.where(count > 0, np.where(known, values, 0.0).sum(-1) / np.maximum(count, 1), np.inf)
-    return np.asarray(np.where(censored, _median(values), mean))
+    return np.asarray(np.where(censored, _median(values), mean) if censored.any() else mean)
 
 
 def residual_resamples(
@@ -149,24 +152,26 @@ def birge_ratio(residuals: FloatArray, rows: FloatArray) -> float:
     return max(1.0, math.sqrt(scatter / explained)) if explained > 0.0 else 1.0
 
 
-def t_over_z(confidence: float, freedom: int) -> float:
+def t_over_z(confidence: float, freedom: float | FloatArray) -> FloatArray:
     """Student's quantile over the normal one: what a spread known to `freedom` degrees has to be widened by.
 
-    >>> round(t_over_z(0.9, 16), 3)
+    >>> round(float(t_over_z(0.9, 16)), 3)
     1.061
     """
     level = 0.5 + confidence / 2.0
-    return float(stats.t.ppf(level, freedom) / stats.norm.ppf(level))
+    return np.asarray(special.stdtrit(freedom, level) / special.ndtri(level))
 
 
-def widened(estimate: FloatArray, rows: FloatArray, confidence: float, factor: float) -> tuple[FloatArray, FloatArray]:
+def widened(
+    estimate: FloatArray, rows: FloatArray, confidence: float, factor: float | FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Percentile interval of the resamples, its distance from the estimate stretched by `factor`.
 
     Args:
         estimate: shape (K,); not stretched where it is infinite.
         rows: the same in each resample, shape (R, K), infinities allowed.
         confidence: of the interval.
-        factor: of the stretch.
+        factor: of the stretch, one or of shape (K,).
 
     Returns:
         (low, high), each of shape (K,).

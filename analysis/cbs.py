@@ -9,30 +9,27 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.bootstrap import CONFIDENCE, birge_ratio, resample_seeds, residual_resamples, t_over_z, widened
+from analysis.bootstrap import CONFIDENCE, widened
 from analysis.curve import curve_values, fit_curves
 from analysis.judge import (
     MIN_BATCHES,
     FitStatus,
     bracket_warnings,
-    fit_probability,
     judge,
     lr_warnings,
     seed_noise,
     seed_warnings,
 )
+from analysis.spread import linear_weights, spread_of
 from analysis.targets import BatchPoint, Run, batch_points
-from analysis.wording import number, percent
 from scaleexp.errors import ConfigError, NotEnoughDataError
 
 __all__ = ["CurveFit", "FitStatus", "fit_curve", "fit_points"]
 
 FloatArray = npt.NDArray[np.float64]
 BAND_POINTS = 41
-NO_SPREAD = 1e-9
-"""Below this standard deviation of log steps the runs do not depend on their seed."""
-SCATTER_P = 0.05
-"""Lack of fit at which the width of an interval rests on the J - 2 degrees of freedom of the residuals."""
+ENDS = np.array([-3.0, 3.0])
+"""How far [log B] outside the measured batches the weights of a fit are taken; beyond, they hardly change."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +84,9 @@ def fit_curve(
 
     The bootstrap's deviations of log B_crit are widened by two factors:
 
-    - t / z at the pooled degrees of freedom, because the spread is itself estimated from a few seeds per batch, or at
-      J - 2 where the residuals show more than seeds explain (p < 0.05);
+    - t / z, because the spread is itself estimated from a few seeds per batch: at the degrees of freedom of the batches
+      that each quantity rests on (`spread.welch_freedom`), or at J - 2 where the residuals show more than seeds explain
+      (p < 0.05);
     - the Birge ratio, where above 1: residuals over the spread that seeds explain (Birge 1932, Phys. Rev. 40, 207; the
       scale factor of the Particle Data Group), so that an interval also holds what the curve does not describe.
 
@@ -195,68 +193,44 @@ def _fit(
     y = np.log([[point.steps for point in points]])
     beta, log_s_min = fit_curves(b, y)
     residuals = (y - curve_values(b, y, beta, b))[0]
-    rows, lift, widening, notes = _resampled(points, runs, y[0], residuals, confidence, resamples, seed)
+    noise = seed_noise(points)
+    spread = spread_of(points, runs, y[0] - residuals, residuals, noise, resamples, np.random.default_rng(seed))
+    rows, lift = spread.log_steps, spread.lift
     betas, log_s_mins = fit_curves(b, rows)
     log_e_min, log_e_mins = _log_e_min(b, y, beta, log_s_min), _log_e_min(b, rows, betas, log_s_mins)
     at = np.geomspace(b.min(), b.max(), BAND_POINTS)
-    band = widened(curve_values(b, y, beta, at)[0], curve_values(b, rows, betas, at), confidence, widening)
+    weights = linear_weights(b, float(np.clip(beta[0], *(np.log(b[[0, -1]]) + ENDS))), at)
+    stretch = spread.stretch(weights, confidence)
+    band = widened(curve_values(b, y, beta, at)[0], curve_values(b, rows, betas, at), confidence, stretch[3:])
     b_crit = float(np.exp(beta[0]))
-    interval = _interval(beta, betas, confidence, widening)
-    status, reason = judge(points=points, b_crit=b_crit, interval=interval, confidence=confidence, residuals=residuals)
+    interval = _interval(beta, betas, confidence, stretch[0])
+    status, reason = judge(
+        points=points,
+        b_crit=b_crit,
+        interval=interval,
+        confidence=confidence,
+        residuals=residuals,
+        freedom=float(spread.degrees(weights)[0]),
+        noise=noise,
+    )
     return CurveFit(
         b_crit=b_crit,
         b_crit_interval=interval,
         s_min=float(np.exp(log_s_min[0] + lift)),
-        s_min_interval=_interval(log_s_min, log_s_mins, confidence, widening, lift),
+        s_min_interval=_interval(log_s_min, log_s_mins, confidence, stretch[1], lift),
         e_min=float(np.exp(log_e_min[0] + lift)),
-        e_min_interval=_interval(log_e_min, log_e_mins, confidence, widening, lift),
+        e_min_interval=_interval(log_e_min, log_e_mins, confidence, stretch[2], lift),
         confidence=confidence,
         band=tuple(zip(at.tolist(), *(np.exp(side + lift).tolist() for side in band), strict=True)),
         n_batches=len(points),
         n_runs=len(runs),
         n_censored=sum(not run.reached for run in runs),
         rms_log_residual=float(np.sqrt(np.mean(residuals**2))),
-        seed_noise=seed_noise(points)[0],
+        seed_noise=noise[0],
         status=status,
         reason=reason,
-        warnings=(*warnings, *notes),
+        warnings=(*warnings, *spread.notes),
     )
-
-
-def _resampled(
-    points: Sequence[BatchPoint],
-    runs: Sequence[Run],
-    y: FloatArray,
-    residuals: FloatArray,
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> tuple[FloatArray, float, float, tuple[str, ...]]:
-    """(resampled log steps (R, J), correction of log steps for the choice of LR, widening, warnings)."""
-    rng = np.random.default_rng(seed)
-    noise, freedom = seed_noise(points)
-    if noise is None or noise < NO_SPREAD:
-        rows = residual_resamples(y - residuals, residuals, resamples, rng)
-        return rows, 0.0, t_over_z(confidence, residuals.size - 2), ()
-    drawn = resample_seeds(points, runs, resamples, rng)
-    lift = float(drawn.optimism.mean())
-    birge = birge_ratio(residuals, drawn.log_steps)
-    scattered = fit_probability(points, residuals) < SCATTER_P
-    if scattered:
-        freedom = residuals.size - 2  # then it is the scatter of the batches that sets the width, not the seeds
-    notes = []
-    if lift > 0.005:
-        notes.append(
-            f"steps are raised by {percent(math.expm1(lift))}: the best learning rate was chosen on the seeds that "
-            "measure it."
-        )
-    if scattered:
-        notes.append(
-            f"the points scatter {number(birge, 2)} times as far as seeds explain; intervals are widened by that."
-        )
-    # A resample chooses its LR on its own seeds once more and lies low as a whole; only its spread is wanted.
-    level = y.mean() - drawn.log_steps.mean()
-    return drawn.log_steps + level, lift, birge * t_over_z(confidence, freedom), tuple(notes)
 
 
 def _unfitted(
@@ -291,7 +265,7 @@ def _log_e_min(b: FloatArray, rows: FloatArray, beta: FloatArray, log_s_min: Flo
 
 
 def _interval(
-    estimate: FloatArray, rows: FloatArray, confidence: float, widening: float, lift: float = 0.0
+    estimate: FloatArray, rows: FloatArray, confidence: float, stretch: float, lift: float = 0.0
 ) -> tuple[float, float]:
-    low, high = widened(estimate, rows[:, None], confidence, widening)
+    low, high = widened(estimate, rows[:, None], confidence, stretch)
     return float(np.exp(low[0] + lift)), float(np.exp(high[0] + lift))

@@ -10,7 +10,7 @@ FloatArray = npt.NDArray[np.float64]
 REACH = 1.0e4
 """How far outside the measured batches B_crit is looked for. Beyond, the curve is flat or linear to 1 in 10,000."""
 
-_GRID_STEP = 0.05
+_GRID_STEP = 0.1
 _POLISH = 5
 
 

@@ -222,10 +222,10 @@ def _resampled(
             birge = max(1.0, math.sqrt(float((residuals**2).sum()) / freedom / explained))
             # Residuals that seeds do not explain are known to their own few degrees of freedom alone.
             scattered = stats.f.sf(birge**2, freedom, seeds) < SCATTER_P
-            widening = birge * t_over_z(confidence, freedom if scattered else seeds)
+            widening = birge * float(t_over_z(confidence, freedom if scattered else seeds))
             return fitted + residuals + deviations, widening, "the interval comes from a bootstrap over seeds."
     # Scaled for two parameters there; the third one is this.
     scale = math.sqrt((b.size - 2) / freedom)
     drawn = residual_resamples(fitted, residuals, resamples, np.random.default_rng(seed))
     rows = fitted + scale * (drawn - fitted)
-    return rows, t_over_z(confidence, freedom), "the interval comes from the residuals, as seeds show no spread."
+    return rows, float(t_over_z(confidence, freedom)), "the interval comes from the residuals, as seeds show no spread."
