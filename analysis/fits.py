@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from analysis.answers import answer_text
 from analysis.cbs import CurveFit, FitStatus, fit_curve
+from analysis.fit_entries import overhead_entry, point_entry
 from analysis.fit_options import DEFAULTS
 from analysis.fit_options import FitOptions as FitOptions
 from analysis.jsonable import json_interval, json_safe
@@ -107,11 +108,11 @@ class SweepFit:
                 "reason": self.reason,
                 "shape_exponent": self.shape_exponent,
                 "shape_exponent_interval": json_interval(self.shape_exponent_interval),
-                "overhead": _overhead_dict(self.overhead),
+                "overhead": overhead_entry(self.overhead),
                 "regimes": self.regimes,
                 "warnings": () if curve is None else curve.warnings,
                 "left_out": self.left_out,
-                "points": [_point(point, sweep) for point in self.points],
+                "points": [point_entry(point, sweep) for point in self.points],
                 "provenance": {**sweep.provenance, "analysis_version": __version__},
             }
         )
@@ -248,28 +249,3 @@ def _censored(sweep: Sweep) -> tuple[str, ...]:
     return (
         f"{censored} of {len(sweep.runs)} runs never reached the target; they count as slower than where they ended.",
     )
-
-
-def _overhead_dict(found: Overhead | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    values = {f.name: getattr(found, f.name) for f in fields(found)}
-    return {**json_safe(values), "interval": json_interval(found.interval)}
-
-
-def _point(point: BatchPoint, sweep: Sweep) -> dict[str, Any]:
-    counted = sweep.counts_samples
-    curve = [dict(zip(("lr", "steps", "n_reached", "n_runs"), row, strict=True)) for row in point.lr_curve]
-    return {
-        "batch_size": point.batch_size,
-        "workers": point.workers if sweep.is_study else None,
-        "steps": point.steps if counted else None,
-        "samples": point.samples if counted else None,
-        "cost": point.samples,
-        "lr": point.lr or None,
-        "lr_optimum": point.lr_optimum,
-        "lr_edge": point.lr_edge,
-        "n_runs": len(point.runs),
-        "n_censored": sum(not run.reached for run in point.runs),
-        "lr_curve": curve if sweep.knows_lr and counted else [],
-    }
