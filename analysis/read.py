@@ -7,10 +7,10 @@ that is whole is used, and `problems` says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,8 @@ from scaleexp.storage import Store
 
 Names = Callable[[str], list[str]]
 """Lists a directory of the study."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +52,14 @@ class StudyLog:
         plan: the newest plan that is whole.
         trials: every trial of the plan that has a trial.json and a commit that is whole, or none yet, in plan order.
         problems: what was left out, or used instead, because something is missing or corrupt.
+        evaluated: metric -> its evaluations, once something has asked for them (see `analysis.evaluations`).
     """
 
     path: str
     plan: PlanFile
     trials: tuple[TrialLog, ...]
     problems: tuple[str, ...]
+    evaluated: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 def load(path: str | Path) -> StudyLog:
@@ -218,26 +222,51 @@ def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Coll
     Raises:
         CorruptError: a segment changed since `load`.
     """
-    full = schema.arrow_schema(name)
-    wanted = pa.schema([full.field(column) for column in columns])
-    store = Store(log.path)
+    tables = of_segments(log, name, columns, keys, lambda _, rows: rows)
+    return pa.concat_tables(tables) if tables else _wanted(name, columns).empty_table()
 
-    def rows(of: tuple[str, SegmentRef]) -> pa.Table:
-        key, bound = of
+
+def of_segments(
+    log: StudyLog,
+    name: schema.Table,
+    columns: list[str],
+    keys: Collection[str] | None,
+    use: Callable[[TrialLog, pa.Table], T],
+) -> list[T]:
+    """What `use` makes of each segment of a table, in order; it is called in threads, and only what it gives is kept.
+
+    Args:
+        log: the study.
+        name: of the table.
+        columns: those that are decoded.
+        keys: of the trials that are read; all if None.
+        use: is given the trial and the committed rows of one of its segments.
+
+    Raises:
+        CorruptError: a segment changed since `load`.
+    """
+    wanted, store = _wanted(name, columns), Store(log.path)
+
+    def used(of: tuple[TrialLog, SegmentRef]) -> T:
+        trial, bound = of
         try:
-            content = _verified(store, key, bound)
+            content = _verified(store, trial.key, bound)
         except MissingError as error:
             raise CorruptError(f"{error} If the study runs, it was merged meanwhile: read the study again.") from None
-        return segment.conformed(segment.rows(content, bound, columns, bound["file"]), wanted)
+        return use(trial, segment.conformed(segment.rows(content, bound, columns, bound["file"]), wanted))
 
-    tables = each(rows, list(_segments(log, name, keys)))
-    return pa.concat_tables(tables) if tables else wanted.empty_table()
+    return each(used, list(_segments(log, name, keys)))
 
 
-def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[tuple[str, SegmentRef]]:
+def _wanted(name: schema.Table, columns: list[str]) -> pa.Schema:
+    full = schema.arrow_schema(name)
+    return pa.schema([full.field(column) for column in columns])
+
+
+def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[tuple[TrialLog, SegmentRef]]:
     chosen = None if keys is None else set(keys)
     for trial in log.trials:
         if trial.commit is not None and (chosen is None or trial.key in chosen):
             for bound in trial.commit["segments"]:
                 if bound["table"] == name:
-                    yield trial.key, bound
+                    yield trial, bound
