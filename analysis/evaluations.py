@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +11,9 @@ import pyarrow.compute as pc
 
 from analysis.crossings import in_order, run_bounds
 from analysis.read import StudyLog, TrialLog, of_segments
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +26,9 @@ class Evaluations:
         values: of the metric.
     """
 
-    trial: npt.NDArray[np.int64]
-    samples: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
+    trial: IntArray
+    samples: IntArray
+    values: FloatArray
 
     def by_trial(self) -> dict[int, slice]:
         """Rows of each trial that has any, by its index."""
@@ -52,19 +53,16 @@ def _read(log: StudyLog, metric: str) -> Evaluations:
     index = {trial.key: i for i, trial in enumerate(log.trials)}
     name = pa.scalar(metric, pa.string())
 
-    def rows(trial: TrialLog, table: pa.Table) -> tuple[int, pa.Table]:
+    def rows(trial: TrialLog, table: pa.Table) -> tuple[int, IntArray, FloatArray]:
         same = pc.equal(table["metric"], name)
-        kept = table if pc.all(same).as_py() else table.filter(same)
-        return index[trial.key], kept.select(["samples", "value"])
+        if not pc.all(same).as_py():
+            table = table.filter(same)
+        # Copies, so that what was decoded with them is given back.
+        return index[trial.key], np.array(table["samples"], np.int64), np.array(table["value"], np.float64)
 
-    found = of_segments(log, "evals", ["samples", "metric", "value"], None, rows)
-    trials = np.repeat(np.array([i for i, _ in found], np.int64), [table.num_rows for _, table in found])
-    parts = [table for _, table in found]
-    samples, values = _column(parts, "samples", np.int64), _column(parts, "value", np.float64)
+    found = of_segments(log, "evals", ["metric", "samples", "value"], None, rows)
+    trials = np.concatenate([np.empty(0, np.int64), *(np.full(s.size, i) for i, s, _ in found)])
+    samples = np.concatenate([np.empty(0, np.int64), *(s for _, s, _ in found)])
+    values = np.concatenate([np.empty(0), *(v for _, _, v in found)])
     trials, samples, values = in_order(trials, samples, values)
     return Evaluations(trial=trials, samples=samples, values=values)
-
-
-def _column(tables: Sequence[pa.Table], name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    chunks = [chunk.to_numpy(zero_copy_only=False) for table in tables for chunk in table[name].chunks]
-    return np.concatenate(chunks, dtype=dtype) if chunks else np.empty(0, dtype)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from analysis import read
 from analysis.noise_ratio import Measurements, NoiseScale, noise_scale
-from analysis.read import StudyLog
+from analysis.read import StudyLog, TrialLog
 from analysis.targets import BatchPoint
 from scaleexp.laws import noise_estimates
 
@@ -79,13 +79,15 @@ def noise_by_layer(log: StudyLog, points: Sequence[BatchPoint], *, confidence: f
     |G|^2 and tr(Sigma) are sums over parameters, B_simple is not.
     """
     crossing = _crossings(points)
-    runs: dict[str, dict[str, Measurements]] = {}
-    for trial in log.trials:
-        if trial.key in crossing:
-            table = read.read_table(log, "layers", [*_NORMS, "layer"], {trial.key})
-            for layer in table["layer"].unique().to_pylist():
-                own = _measured([_norms_of(table.filter(pc.equal(table["layer"], layer)))], trial.facts["n_train"])
-                runs.setdefault(layer, {})[trial.key] = _near(own, crossing[trial.key])
+    parts: dict[str, dict[str, list[Norms]]] = {}  # of each layer, of each run
+    for trial, layers in read.of_segments(log, "layers", [*_NORMS, "layer"], crossing, _norms_by_layer):
+        for layer, norms in layers.items():
+            parts.setdefault(layer, {}).setdefault(trial.key, []).append(norms)
+    data_size = {trial.key: trial.facts["n_train"] for trial in log.trials}
+    runs = {
+        layer: {key: _near(_measured(norms, data_size[key]), crossing[key]) for key, norms in of_layer.items()}
+        for layer, of_layer in parts.items()
+    }
     return {
         layer: _with_bias(noise_scale(list(near.values()), confidence=confidence), log, near)
         for layer, near in runs.items()
@@ -134,6 +136,12 @@ def _norms_of(table: pa.Table) -> Norms:
     # The last step of a diverged run holds no number; a step without norms holds none either.
     valid = np.isfinite(small) & np.isfinite(big) & (np.nan_to_num(n) > 1)
     return samples[valid], B[valid], small[valid], big[valid], n[valid].astype(np.int32)
+
+
+def _norms_by_layer(trial: TrialLog, table: pa.Table) -> tuple[TrialLog, dict[str, Norms]]:
+    """The same of each layer, in the order in which they first appear."""
+    names = table["layer"].unique().to_pylist()
+    return trial, {name: _norms_of(table.filter(pc.equal(table["layer"], name))) for name in names}
 
 
 def _measured(parts: Sequence[Norms], data_size: int | None) -> Measurements:

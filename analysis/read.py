@@ -141,7 +141,7 @@ def _plan(store: Store) -> tuple[PlanFile, list[str]]:
         raise StorageError(
             f"{store.root} is not a study directory: {got}; give the directory that `scaleexp run` wrote."
         )
-    plan, problems = newest_whole(lambda: files, lambda name: _decode(store, name, PlanFile))
+    plan, problems = newest_whole(lambda: files, lambda name: _decode(store, name, PlanFile)[0])
     if plan is None:
         raise problems[0]
     used = f"Plan {sorted(files)[-1 - len(problems)]:04d} is used instead."
@@ -154,7 +154,7 @@ def _trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[
     _inside(store, directory)
     if schema.TRIAL_FILE not in names(directory):
         return None, []
-    facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts))
+    facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts)[0])
     if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
         raise CorruptError(f"its {schema.TRIAL_FILE} is that of trial {facts['trial_id']}: restore it from a copy.")
     commits = f"{directory}/{schema.COMMITS_DIR}"
@@ -170,8 +170,9 @@ def _trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[
 
 def _commit(store: Store, key: str, name: str) -> Commit:
     """A commit that is whole."""
-    commit = cast(Commit, _decode(store, name, Commit))
-    check_commit(commit, key, name.rpartition("/")[2], store.where(name))
+    value, file = _decode(store, name, Commit)
+    commit = cast(Commit, value)
+    check_commit(commit, key, name.rpartition("/")[2], file)
     for bound in commit["segments"]:
         _verified(store, key, bound)
     return commit
@@ -191,29 +192,32 @@ def _numbered(store: Store, directory: str, names: Names) -> dict[int, str]:
     return {number: f"{directory}/{name}" for number, name in numbered(names(directory)).items()}
 
 
-def _read(store: Store, name: str) -> bytes:
-    file = _inside(store, name)
+def _read(store: Store, name: str) -> tuple[bytes, str]:
+    """The bytes of a file, and where it is."""
+    file = _inside(store, name) if store.remote else f"{store.root}/{name}"
     try:
-        return store.read(name)
+        return store.read(name), file
     except FileNotFoundError:
         raise MissingError(f"{file} cannot be read (it is not there): restore it from a copy.") from None
     except StorageError as error:
         if store.remote:
             raise  # an object store that cannot be reached has lost nothing
+        _inside(store, name)
         raise CorruptError(f"{file} cannot be read ({error}): restore it from a copy.") from None
 
 
-def _decode(store: Store, name: str, shape: type[Any]) -> dict[str, Any]:
-    """A JSON object with at least the fields of a TypedDict."""
-    value = opened(_read(store, name), store.where(name))
-    check_shape(value, shape, store.where(name))
-    return value
+def _decode(store: Store, name: str, shape: type[Any]) -> tuple[dict[str, Any], str]:
+    """A JSON object with at least the fields of a TypedDict, and where it is."""
+    content, file = _read(store, name)
+    value = opened(content, file)
+    check_shape(value, shape, file)
+    return value, file
 
 
 def _verified(store: Store, key: str, bound: SegmentRef) -> bytes:
     """The bytes of a segment, never decoded before their hash is what the commit bound."""
-    name = f"{schema.TRIALS_DIR}/{key}/{bound['file']}"
-    return check_bytes(_read(store, name), bound["sha256"], store.where(name))
+    content, file = _read(store, f"{schema.TRIALS_DIR}/{key}/{bound['file']}")
+    return check_bytes(content, bound["sha256"], file)
 
 
 def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Collection[str] | None) -> pa.Table:
