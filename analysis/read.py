@@ -152,9 +152,14 @@ def _trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[
     """A trial as of its newest commit that is whole, None before it began, and what is wrong with those after it."""
     directory = f"{schema.TRIALS_DIR}/{key}"
     _inside(store, directory)
-    if schema.TRIAL_FILE not in names(directory):
+    if store.remote and schema.TRIAL_FILE not in names(directory):
         return None, []
-    facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts)[0])
+    try:
+        facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts)[0])
+    except MissingError:
+        if schema.TRIAL_FILE in names(directory):
+            raise
+        return None, []
     if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
         raise CorruptError(f"its {schema.TRIAL_FILE} is that of trial {facts['trial_id']}: restore it from a copy.")
     commits = f"{directory}/{schema.COMMITS_DIR}"
