@@ -22,8 +22,6 @@ import numpy as np
 
 from tests.benchmarks.harness import options, ratio, report, seconds_of
 from tests.benchmarks.large_study import B_CRIT, METRIC, TARGET, write_large_study
-from tests.benchmarks.long_run import peak_bytes
-from tests.benchmarks.processes import module_json
 
 BAR = 10.0
 BAR_S, BAR_BYTES = 60.0, 2.0e9
@@ -31,7 +29,7 @@ STEPS = 1000
 LRS, SEEDS = 10, 100
 QUICK_LRS, QUICK_SEEDS = 3, 2
 TURNS = 3
-RESAMPLES = 1000
+RESAMPLES, QUICK_RESAMPLES = 1000, 100
 SIDES = ("plain", "one_read", "ours")
 
 
@@ -44,21 +42,29 @@ def ours(root: Path) -> float:
     return fit.b_crit
 
 
-def plain(root: Path, one_by_one: bool) -> float:
+def plain(root: Path, one_by_one: bool, resamples: int) -> float:
     """B_crit [samples], without it."""
     from tests.benchmarks.plain_analysis import plain_analysis
 
-    return plain_analysis(root, METRIC, TARGET, RESAMPLES, one_by_one=one_by_one).b_crit
+    return plain_analysis(root, METRIC, TARGET, resamples, one_by_one=one_by_one).b_crit
 
 
-def measure(side: str, root: Path) -> dict[str, Any]:
+def peak_bytes() -> int:
+    """Peak resident size of this process since its program began (Linux); `getrusage` keeps that of its parent."""
+    told = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in told.splitlines() if line.startswith("VmHWM:")))
+
+
+def measure(side: str, root: Path, resamples: int) -> dict[str, Any]:
     """One side, in this process: its seconds, peak resident size and answer."""
     import analysis.study  # noqa: F401  # imports are not what is timed
 
     if side != "ours":
         import tests.benchmarks.plain_analysis  # noqa: F401
     found: list[float] = []
-    taken_s = seconds_of(lambda: found.append(ours(root) if side == "ours" else plain(root, side == "plain")))
+    taken_s = seconds_of(
+        lambda: found.append(ours(root) if side == "ours" else plain(root, side == "plain", resamples))
+    )
     return {"seconds": taken_s, "peak_bytes": peak_bytes(), "b_crit": found[0]}
 
 
@@ -67,17 +73,19 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--side", choices=SIDES, help="measure this side only, of the study in --root")
     parser.add_argument("--root", type=Path, help="a study that `large_study` wrote; else one is written")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the plain side; ours draws 1,000")
     arguments = parser.parse_args()
     if find_spec("pandas") is None:
         raise SystemExit('this benchmark compares with pandas, which is not there: pip install "pandas>=2.2"')
     if arguments.side:
-        return print(json.dumps(measure(arguments.side, arguments.root)))
+        return print(json.dumps(measure(arguments.side, arguments.root, arguments.resamples)))
+    resamples = QUICK_RESAMPLES if arguments.quick else arguments.resamples
     with tempfile.TemporaryDirectory() as directory:
         root = arguments.root or Path(directory)
         lrs, seeds = (QUICK_LRS, QUICK_SEEDS) if arguments.quick else (LRS, SEEDS)
         if not arguments.root:
             write_large_study(root, lrs=lrs, seeds=seeds, steps=STEPS)
-        turns = [_turn(root) for _ in range(1 if arguments.quick else TURNS)]
+        turns = [_turn(root, resamples) for _ in range(1 if arguments.quick else TURNS)]
     seconds = {side: np.array([turn[side]["seconds"] for turn in turns]) for side in SIDES}
     answers = {side: turns[0][side]["b_crit"] for side in SIDES}
     assert all(abs(b / answers["ours"] - 1.0) < 0.02 for b in answers.values()), f"not the same answer: {answers}"
@@ -95,12 +103,15 @@ def main() -> None:
         b_crit=answers["ours"],
         plain_b_crit=answers["plain"],
         true_b_crit=B_CRIT,
-        resamples=RESAMPLES,
+        plain_resamples=resamples,
     )
 
 
-def _turn(root: Path) -> dict[str, dict[str, Any]]:
-    found = {side: module_json("analysis_speed", "--side", side, "--root", str(root)) for side in SIDES}
+def _turn(root: Path, resamples: int) -> dict[str, dict[str, Any]]:
+    from tests.benchmarks.processes import module_json  # it imports torch, which a side must not
+
+    words = ("--root", str(root), "--resamples", str(resamples))
+    found = {side: module_json("analysis_speed", "--side", side, *words) for side in SIDES}
     for side, one in found.items():
         print(f"{side:>9}: {one['seconds']:6.1f} s, peak {one['peak_bytes'] / 1e6:,.0f} MB", flush=True)
     return found

@@ -19,7 +19,6 @@ import numpy as np
 from scaleexp import disk, schema
 from scaleexp.at_once import each
 from scaleexp.storage import Store
-from scaleexp.trial_files import TrialFiles
 
 METRIC, TARGET = "loss", 1.0
 B_CRIT, S_MIN = 256.0, 30.0
@@ -144,6 +143,8 @@ def _facts(cell: Cell, steps: int) -> schema.TrialFacts:
 
 def _write_trial(store: Store, cell: Cell, steps: int) -> None:
     """The commit before the first step, and that of the end, which binds one file of each table."""
+    from scaleexp.trial_files import TrialFiles  # it imports torch, which who reads the study must not
+
     always = {
         "realisation": {"engine": "packed", "kernel": "bmm", "device": "cpu", "threads": 1, "noise_every": NORM_STEPS},
         "timings": {"step_s": 0.002, "noise_s": 0.001},
