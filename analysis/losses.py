@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysis.read import StudyLog, TrialLog, read_evals
-from scaleexp.schema import RuleLabel, trial_key
+from analysis.evaluations import evaluations
+from analysis.read import StudyLog, TrialLog
+from scaleexp.schema import RuleLabel
 
 FloatArray = npt.NDArray[np.float64]
 Direction = Literal["min", "max"]
@@ -77,20 +78,14 @@ def loss_curves(log: StudyLog, metric: str, direction: Direction) -> tuple[LossC
     learning rate is. A run without an evaluation after its start is left out, and a batch size with no other run has no
     curve.
     """
-    table = read_evals(log, metric)
-    keys = [
-        trial_key(i, r) for i, r in zip(table["trial_id"].to_pylist(), table["realisation"].to_pylist(), strict=True)
-    ]
-    samples, values = table["samples"].to_numpy().astype(np.float64), table["value"].to_numpy()
-    rows: dict[str, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows.setdefault(key, []).append(row)
+    evals = evaluations(log, metric)
     first = sorted(
-        (t for t in log.trials if not t.facts["realisation"] and t.key in rows), key=lambda t: t.facts["batch_size"]
+        ((log.trials[i], rows) for i, rows in evals.by_trial().items() if not log.trials[i].facts["realisation"]),
+        key=lambda of: of[0].facts["batch_size"],
     )
     curves = []
-    for batch_size, trials in groupby(first, lambda t: t.facts["batch_size"]):
-        runs = [_evaluated(t, samples[rows[t.key]], values[rows[t.key]]) for t in trials]
+    for batch_size, trials in groupby(first, lambda of: of[0].facts["batch_size"]):
+        runs = [_evaluated(t, evals.samples[rows].astype(np.float64), evals.values[rows]) for t, rows in trials]
         curve = loss_curve(batch_size, [r for r in runs if r.diverged or r.samples[-1] > 0], direction)
         if curve is not None:
             curves.append(curve)
@@ -98,11 +93,10 @@ def loss_curves(log: StudyLog, metric: str, direction: Direction) -> tuple[LossC
 
 
 def _evaluated(trial: TrialLog, samples: FloatArray, values: FloatArray) -> _Evaluated:
-    order = np.argsort(samples, kind="stable")
     lost = trial.commit is not None and trial.commit["status"] == "diverged"
     # A metric can be lost before the training loss is.
     lost = lost or not bool(np.isfinite(values).all())
-    return _Evaluated(lr=trial.facts["lr"], diverged=lost, samples=samples[order], values=values[order])
+    return _Evaluated(lr=trial.facts["lr"], diverged=lost, samples=samples, values=values)
 
 
 def loss_curve(batch_size: int, runs: Sequence[_Evaluated], direction: Direction) -> LossCurve | None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis import read
 from analysis.defaults import CONFIDENCE
 from analysis.noise_ratio import Measurements, NoiseScale, noise_scale
-from analysis.read import StudyLog, TrialLog, read_steps
+from analysis.read import StudyLog, TrialLog
 from analysis.targets import BatchPoint
 from scaleexp.laws import noise_estimates
 
@@ -24,6 +26,8 @@ WINDOW = 1.0 / 3.0
 BATCH_NORM = "It is biased: batch norm takes its statistics per group, so a sample's gradient depends on its group."
 
 _NORMS = ["samples", "batch_size", "grad_sq_small", "grad_sq_big", "shards"]
+Norms = tuple[npt.NDArray[Any], ...]
+"""These columns, each of shape (measurements,)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,19 +46,28 @@ class NoiseSeries:
 
 def measurements(log: StudyLog, keys: Collection[str]) -> dict[str, Measurements]:
     """Every step at which norms were measured, by trial key; runs without any are absent."""
-    found = {t.key: _measured(t, read_steps(log, _NORMS, {t.key})) for t in log.trials if t.key in keys}
+    parts = read.of_segments(log, "steps", _NORMS, keys, lambda trial, rows: (trial, _norms_of(rows)))
+    rows: dict[str, list[Norms]] = {}
+    for trial, norms in parts:
+        rows.setdefault(trial.key, []).append(norms)
+    data_size = {trial.key: trial.facts["n_train"] for trial, _ in parts}
+    found = {key: _measured(norms, data_size[key]) for key, norms in rows.items()}
     return {key: m for key, m in found.items() if m.samples.size}
 
 
 def noise_at_target(
-    log: StudyLog, points: Sequence[BatchPoint], *, confidence: float = CONFIDENCE
+    log: StudyLog,
+    points: Sequence[BatchPoint],
+    *,
+    confidence: float = CONFIDENCE,
+    measured: Mapping[str, Measurements] | None = None,
 ) -> NoiseScale | None:
     """Noise scale near the target: the last third of the samples before each crossing, runs at the best LR.
 
-    None when these runs measured no gradient norms.
+    None when these runs measured no gradient norms. `measured` has the measurements where they were read already.
     """
     crossing = _crossings(points)
-    measured = measurements(log, crossing)
+    measured = _of_runs(log, crossing, measured)
     if not measured:
         return None
     near = [_near(m, crossing[key]) for key, m in measured.items()]
@@ -69,13 +82,15 @@ def noise_by_layer(
     |G|^2 and tr(Sigma) are sums over parameters, B_simple is not.
     """
     crossing = _crossings(points)
-    runs: dict[str, dict[str, Measurements]] = {}
-    for trial in log.trials:
-        if trial.key in crossing:
-            table = read.read_table(log, "layers", [*_NORMS, "layer"], {trial.key})
-            for layer in table["layer"].unique().to_pylist():
-                own = _measured(trial, table.filter(pc.equal(table["layer"], layer)))
-                runs.setdefault(layer, {})[trial.key] = _near(own, crossing[trial.key])
+    parts: dict[str, dict[str, list[Norms]]] = {}  # of each layer, of each run
+    for trial, layers in read.of_segments(log, "layers", [*_NORMS, "layer"], crossing, _norms_by_layer):
+        for layer, norms in layers.items():
+            parts.setdefault(layer, {}).setdefault(trial.key, []).append(norms)
+    data_size = {trial.key: trial.facts["n_train"] for trial in log.trials}
+    runs = {
+        layer: {key: _near(_measured(norms, data_size[key]), crossing[key]) for key, norms in of_layer.items()}
+        for layer, of_layer in parts.items()
+    }
     return {
         layer: _with_bias(noise_scale(list(near.values()), confidence=confidence), log, near)
         for layer, near in runs.items()
@@ -83,16 +98,22 @@ def noise_by_layer(
 
 
 def noise_series(
-    log: StudyLog, points: Sequence[BatchPoint], *, windows: int = 8, confidence: float = CONFIDENCE
+    log: StudyLog,
+    points: Sequence[BatchPoint],
+    *,
+    windows: int = 8,
+    confidence: float = CONFIDENCE,
+    measured: Mapping[str, Measurements] | None = None,
 ) -> tuple[NoiseSeries, ...]:
     """Noise scale of each batch size over training: windows of equal width in log samples, runs at the best LR.
 
-    Windows without a measurement are absent, and so are batch sizes without any.
+    Windows without a measurement are absent, and so are batch sizes without any. `measured` has the measurements where
+    they were read already.
     """
     series = []
     for point in points:
-        measured = measurements(log, {run.key for run in point.runs})
-        runs = list(measured.values())
+        of_point = _of_runs(log, {run.key for run in point.runs}, measured)
+        runs = list(of_point.values())
         if not runs:
             continue
         first, last = min(run.samples[0] for run in runs), max(run.samples[-1] for run in runs)
@@ -100,19 +121,39 @@ def noise_series(
         edges[0], edges[-1] = np.nextafter(first, 0.0), last
         parts = ([run.within(low, high) for run in runs] for low, high in itertools.pairwise(edges))
         scales = (noise_scale(p, confidence=confidence) for p in parts if any(m.samples.size for m in p))
-        told = tuple(_with_bias(scale, log, measured) for scale in scales)
+        told = tuple(_with_bias(scale, log, of_point) for scale in scales)
         series.append(NoiseSeries(batch_size=point.batch_size, lr=point.lr, windows=told))
     return tuple(series)
 
 
-def _measured(trial: TrialLog, table: pa.Table) -> Measurements:
-    """The rows of a trial's table that hold norms, in the order of the steps, as estimates."""
-    # The last step of a diverged run holds no number.
-    valid = pc.and_(pc.is_finite(table["grad_sq_small"]), pc.is_finite(table["grad_sq_big"]))
-    columns = table.filter(pc.and_(valid, pc.greater(table["shards"], 1))).sort_by("samples")
-    samples, B, small, big, n = (columns[name].to_numpy() for name in _NORMS)
+def _of_runs(log: StudyLog, keys: Collection[str], known: Mapping[str, Measurements] | None) -> dict[str, Measurements]:
+    """Measurements of some runs, in the order of the log."""
+    if known is None:
+        return measurements(log, keys)
+    return {key: m for key, m in known.items() if key in keys}
+
+
+def _norms_of(table: pa.Table) -> Norms:
+    """The rows of a segment that hold norms, columns as in `_NORMS`."""
+    samples, B, small, big, n = (table[name].to_numpy() for name in _NORMS)
+    # The last step of a diverged run holds no number; a step without norms holds none either.
+    valid = np.isfinite(small) & np.isfinite(big) & (np.nan_to_num(n) > 1)
+    return samples[valid], B[valid], small[valid], big[valid], n[valid].astype(np.int32)
+
+
+def _norms_by_layer(trial: TrialLog, table: pa.Table) -> tuple[TrialLog, dict[str, Norms]]:
+    """The same of each layer, in the order in which they first appear."""
+    names = table["layer"].unique().to_pylist()
+    return trial, {name: _norms_of(table.filter(pc.equal(table["layer"], name))) for name in names}
+
+
+def _measured(parts: Sequence[Norms], data_size: int | None) -> Measurements:
+    """One trial's norms in the order of the steps, as estimates."""
+    together = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(together[0], kind="stable")
+    samples, B, small, big, n = (column[order] for column in together)
     # An epoch gives no sample twice, so a batch tells more of the data's gradient than independent samples would.
-    g_sq, tr_sigma = noise_estimates(small, big, n, B, data_size=trial.facts["n_train"], first=samples - B)
+    g_sq, tr_sigma = noise_estimates(small, big, n, B, data_size=data_size, first=samples - B)
     seen = np.isfinite(tr_sigma)
     return Measurements(*(column[seen].astype(np.float64) for column in (samples, g_sq, tr_sigma, B)))
 

@@ -151,9 +151,8 @@ def _blocks(runs: Sequence[Measurements]) -> tuple[FloatArray, FloatArray, Float
     for run in runs:
         for at in np.array_split(np.arange(run.samples.size), min(per_run, run.samples.size)):
             weight = run.weight[at]
-            rows.append(
-                (weight.sum(), np.average(run.g_sq[at], weights=weight), np.average(run.tr_sigma[at], weights=weight))
-            )
+            total = weight.sum()
+            rows.append((total, (run.g_sq[at] * weight).sum() / total, (run.tr_sigma[at] * weight).sum() / total))
     weight, g, t = np.array(rows).T
     return weight, g, t
 

@@ -7,10 +7,10 @@ that is whole is used, and `problems` says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +24,8 @@ from scaleexp.storage import Store
 
 Names = Callable[[str], list[str]]
 """Lists a directory of the study."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +52,14 @@ class StudyLog:
         plan: the newest plan that is whole.
         trials: every trial of the plan that has a trial.json and a commit that is whole, or none yet, in plan order.
         problems: what was left out, or used instead, because something is missing or corrupt.
+        evaluated: metric -> its evaluations, once something has asked for them (see `analysis.evaluations`).
     """
 
     path: str
     plan: PlanFile
     trials: tuple[TrialLog, ...]
     problems: tuple[str, ...]
+    evaluated: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 def load(path: str | Path) -> StudyLog:
@@ -137,7 +141,7 @@ def _plan(store: Store) -> tuple[PlanFile, list[str]]:
         raise StorageError(
             f"{store.root} is not a study directory: {got}; give the directory that `scaleexp run` wrote."
         )
-    plan, problems = newest_whole(lambda: files, lambda name: _decode(store, name, PlanFile))
+    plan, problems = newest_whole(lambda: files, lambda name: _decode(store, name, PlanFile)[0])
     if plan is None:
         raise problems[0]
     used = f"Plan {sorted(files)[-1 - len(problems)]:04d} is used instead."
@@ -148,9 +152,14 @@ def _trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[
     """A trial as of its newest commit that is whole, None before it began, and what is wrong with those after it."""
     directory = f"{schema.TRIALS_DIR}/{key}"
     _inside(store, directory)
-    if schema.TRIAL_FILE not in names(directory):
+    if store.remote and schema.TRIAL_FILE not in names(directory):
         return None, []
-    facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts))
+    try:
+        facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts)[0])
+    except MissingError:
+        if schema.TRIAL_FILE in names(directory):
+            raise
+        return None, []
     if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
         raise CorruptError(f"its {schema.TRIAL_FILE} is that of trial {facts['trial_id']}: restore it from a copy.")
     commits = f"{directory}/{schema.COMMITS_DIR}"
@@ -166,8 +175,9 @@ def _trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[
 
 def _commit(store: Store, key: str, name: str) -> Commit:
     """A commit that is whole."""
-    commit = cast(Commit, _decode(store, name, Commit))
-    check_commit(commit, key, name.rpartition("/")[2], store.where(name))
+    value, file = _decode(store, name, Commit)
+    commit = cast(Commit, value)
+    check_commit(commit, key, name.rpartition("/")[2], file)
     for bound in commit["segments"]:
         _verified(store, key, bound)
     return commit
@@ -187,29 +197,32 @@ def _numbered(store: Store, directory: str, names: Names) -> dict[int, str]:
     return {number: f"{directory}/{name}" for number, name in numbered(names(directory)).items()}
 
 
-def _read(store: Store, name: str) -> bytes:
-    file = _inside(store, name)
+def _read(store: Store, name: str) -> tuple[bytes, str]:
+    """The bytes of a file, and where it is."""
+    file = _inside(store, name) if store.remote else f"{store.root}/{name}"
     try:
-        return store.read(name)
+        return store.read(name), file
     except FileNotFoundError:
         raise MissingError(f"{file} cannot be read (it is not there): restore it from a copy.") from None
     except StorageError as error:
         if store.remote:
             raise  # an object store that cannot be reached has lost nothing
+        _inside(store, name)
         raise CorruptError(f"{file} cannot be read ({error}): restore it from a copy.") from None
 
 
-def _decode(store: Store, name: str, shape: type[Any]) -> dict[str, Any]:
-    """A JSON object with at least the fields of a TypedDict."""
-    value = opened(_read(store, name), store.where(name))
-    check_shape(value, shape, store.where(name))
-    return value
+def _decode(store: Store, name: str, shape: type[Any]) -> tuple[dict[str, Any], str]:
+    """A JSON object with at least the fields of a TypedDict, and where it is."""
+    content, file = _read(store, name)
+    value = opened(content, file)
+    check_shape(value, shape, file)
+    return value, file
 
 
 def _verified(store: Store, key: str, bound: SegmentRef) -> bytes:
     """The bytes of a segment, never decoded before their hash is what the commit bound."""
-    name = f"{schema.TRIALS_DIR}/{key}/{bound['file']}"
-    return check_bytes(_read(store, name), bound["sha256"], store.where(name))
+    content, file = _read(store, f"{schema.TRIALS_DIR}/{key}/{bound['file']}")
+    return check_bytes(content, bound["sha256"], file)
 
 
 def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Collection[str] | None) -> pa.Table:
@@ -218,26 +231,51 @@ def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Coll
     Raises:
         CorruptError: a segment changed since `load`.
     """
-    full = schema.arrow_schema(name)
-    wanted = pa.schema([full.field(column) for column in columns])
-    store = Store(log.path)
+    tables = of_segments(log, name, columns, keys, lambda _, rows: rows)
+    return pa.concat_tables(tables) if tables else _wanted(name, columns).empty_table()
 
-    def rows(of: tuple[str, SegmentRef]) -> pa.Table:
-        key, bound = of
+
+def of_segments(
+    log: StudyLog,
+    name: schema.Table,
+    columns: list[str],
+    keys: Collection[str] | None,
+    use: Callable[[TrialLog, pa.Table], T],
+) -> list[T]:
+    """What `use` makes of each segment of a table, in order; it is called in threads, and only what it gives is kept.
+
+    Args:
+        log: the study.
+        name: of the table.
+        columns: those that are decoded.
+        keys: of the trials that are read; all if None.
+        use: is given the trial and the committed rows of one of its segments.
+
+    Raises:
+        CorruptError: a segment changed since `load`.
+    """
+    wanted, store = _wanted(name, columns), Store(log.path)
+
+    def used(of: tuple[TrialLog, SegmentRef]) -> T:
+        trial, bound = of
         try:
-            content = _verified(store, key, bound)
+            content = _verified(store, trial.key, bound)
         except MissingError as error:
             raise CorruptError(f"{error} If the study runs, it was merged meanwhile: read the study again.") from None
-        return segment.conformed(segment.rows(content, bound, columns, bound["file"]), wanted)
+        return use(trial, segment.conformed(segment.rows(content, bound, columns, bound["file"]), wanted))
 
-    tables = each(rows, list(_segments(log, name, keys)))
-    return pa.concat_tables(tables) if tables else wanted.empty_table()
+    return each(used, list(_segments(log, name, keys)))
 
 
-def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[tuple[str, SegmentRef]]:
+def _wanted(name: schema.Table, columns: list[str]) -> pa.Schema:
+    full = schema.arrow_schema(name)
+    return pa.schema([full.field(column) for column in columns])
+
+
+def _segments(log: StudyLog, name: str, keys: Iterable[str] | None) -> Iterator[tuple[TrialLog, SegmentRef]]:
     chosen = None if keys is None else set(keys)
     for trial in log.trials:
         if trial.commit is not None and (chosen is None or trial.key in chosen):
             for bound in trial.commit["segments"]:
                 if bound["table"] == name:
-                    yield trial.key, bound
+                    yield trial, bound

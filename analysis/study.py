@@ -13,10 +13,11 @@ from analysis.agreements import Agreement, agreements
 from analysis.answers import answer_text
 from analysis.cbs import CurveFit, fit_curve
 from analysis.defaults import CONFIDENCE, Aggregate
+from analysis.evaluations import evaluations
 from analysis.judge import MIN_BATCHES
 from analysis.losses import LossCurve, loss_curves
-from analysis.noise import NoiseScale, NoiseSeries, noise_at_target, noise_by_layer, noise_series
-from analysis.read import StudyLog, load, read_evals
+from analysis.noise import NoiseScale, NoiseSeries, measurements, noise_at_target, noise_by_layer, noise_series
+from analysis.read import StudyLog, load
 from analysis.rules import RuleVerdict, judge_rules
 from analysis.targets import BatchPoint, Run, batch_points, runs_to_target
 from analysis.wording import interval, number, samples_each, sign
@@ -94,6 +95,7 @@ def analyse(
     runs = runs_to_target(log, planned["metric"], goal, planned["direction"])
     points, missing = batch_points(runs, aggregate)
     enough = len(points) >= MIN_BATCHES
+    measured = measurements(log, {run.key for point in points for run in point.runs})
     return StudyAnalysis(
         log=log,
         metric=planned["metric"],
@@ -106,8 +108,8 @@ def analyse(
         loss_curves=loss_curves(log, planned["metric"], planned["direction"]),
         fit=fit_curve(points, runs, confidence=confidence, seed=seed) if enough else None,
         fit_reason="" if enough else _not_enough(log, planned, goal, runs, points),
-        noise=noise_at_target(log, points, confidence=confidence),
-        noise_series=noise_series(log, points, confidence=confidence),
+        noise=noise_at_target(log, points, confidence=confidence, measured=measured),
+        noise_series=noise_series(log, points, confidence=confidence, measured=measured),
         noise_layers=noise_by_layer(log, points, confidence=confidence),
         rules=judge_rules(log.plan, runs, points),
         agreements=agreements(log),
@@ -177,8 +179,8 @@ def _not_enough(log: StudyLog, planned: Target, goal: float, runs: Sequence[Run]
     metric, direction = planned["metric"], planned["direction"]
     reached = sum(run.reached for run in runs)
     diverged = sum(run.status == "diverged" for run in runs)
-    table = read_evals(log, metric)
-    seen = table["value"].to_numpy()[(table["samples"].to_numpy() > 0)]
+    evals = evaluations(log, metric)
+    seen = evals.values[evals.samples > 0]
     seen = seen[np.isfinite(seen)]
     best = f"; the best value seen was {number(seen.min() if direction == 'min' else seen.max())}" if seen.size else ""
     easier = [v for v in planned["values"] if (v > goal if direction == "min" else v < goal)]

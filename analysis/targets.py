@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from analysis.crossings import Crossings, first_confirmed_crossings
 from analysis.defaults import Aggregate
-from analysis.read import StudyLog, TrialLog, read_evals
+from analysis.evaluations import evaluations
+from analysis.read import StudyLog, TrialLog
 from scaleexp.errors import ConfigError
-from scaleexp.laws import first_confirmed, interpolated_crossing
-from scaleexp.schema import trial_key
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -96,21 +96,13 @@ def runs_to_target(log: StudyLog, metric: str, target: float, direction: Literal
     Raises:
         ConfigError: some run meets the target before it took a step, so nothing would be measured.
     """
-    table = read_evals(log, metric)
-    keys = [
-        trial_key(i, r) for i, r in zip(table["trial_id"].to_pylist(), table["realisation"].to_pylist(), strict=True)
+    evals = evaluations(log, metric)
+    found = first_confirmed_crossings(evals.trial, evals.samples, evals.values, target, direction)
+    runs = [
+        _run(log.trials[trial], found, i)
+        for i, trial in enumerate(found.runs.tolist())
+        if not log.trials[trial].facts["realisation"]
     ]
-    samples, values = table["samples"].to_numpy(), table["value"].to_numpy()
-    rows: dict[str, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows.setdefault(key, []).append(row)
-    runs: list[Run] = []
-    for trial in log.trials:
-        if trial.facts["realisation"] or trial.key not in rows:
-            continue
-        index = np.array(rows[trial.key], dtype=np.int64)
-        order = index[np.argsort(samples[index], kind="stable")]
-        runs.append(_run(trial, samples[order], values[order], target, direction))
     refuse_met_at_start(runs, metric, target, direction)
     return tuple(runs)
 
@@ -129,14 +121,11 @@ def refuse_met_at_start(runs: Sequence[Run], metric: str, target: float, directi
         )
 
 
-def _run(
-    trial: TrialLog, samples: FloatArray, values: FloatArray, target: float, direction: Literal["min", "max"]
-) -> Run:
-    return run_to_target(
-        samples,
-        values,
-        target,
-        direction,
+def _run(trial: TrialLog, found: Crossings, i: int) -> Run:
+    """The i-th entry of `found`, which is that of this trial."""
+    return _against(
+        found,
+        i,
         key=trial.key,
         seed=trial.facts["seed"],
         batch_size=trial.facts["batch_size"],
@@ -173,24 +162,27 @@ def run_to_target(
         lr: its peak learning rate.
         status: how it ended; a run that "diverged" never counts as reached.
     """
-    hit = None if status == "diverged" else first_confirmed(values.tolist(), target, direction)
-    if hit is None:
-        missed = np.flatnonzero(~(values <= target if direction == "min" else values >= target))
-        # A last evaluation that meets the target unconfirmed says nothing yet: the bound is the last miss.
-        censored = float(samples[missed[-1]]) if missed.size else 0.0
-        crossing, bracket = censored, (censored, math.inf)
-    elif hit == 0:
-        crossing, bracket = float(samples[0]), (0.0, float(samples[0]))
+    found = first_confirmed_crossings(np.zeros(len(samples)), samples, values, target, direction)
+    return _against(found, 0, key=key, seed=seed, batch_size=batch_size, workers=workers, lr=lr, status=status)
+
+
+def _against(
+    found: Crossings, i: int, *, key: str, seed: int, batch_size: int, workers: int, lr: float, status: str
+) -> Run:
+    reached = bool(found.reached[i]) and status != "diverged"
+    if reached:
+        crossing, bracket = float(found.samples[i]), (float(found.low[i]), float(found.high[i]))
     else:
-        before, after = ((float(samples[i]), float(values[i])) for i in (hit - 1, hit))
-        crossing, bracket = interpolated_crossing(before, after, target), (before[0], after[0])
+        # A last evaluation that meets the target unconfirmed says nothing yet: the bound is the last miss.
+        crossing = float(found.last_miss[i])
+        bracket = (crossing, math.inf)
     return Run(
         key=key,
         seed=seed,
         batch_size=batch_size,
         workers=workers,
         lr=lr,
-        reached=hit is not None,
+        reached=reached,
         samples=crossing,
         bracket=bracket,
         status=status,

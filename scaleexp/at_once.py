@@ -9,6 +9,10 @@ from typing import TypeVar
 MOST = 16
 """Requests under way together; few enough for a store not to throttle one reader."""
 
+_PARTS = 16
+"""Parts of the work that each thread takes one after another: of ten thousand items, handing each over by itself costs
+as much as reading a small file."""
+
 A = TypeVar("A")
 T = TypeVar("T")
 
@@ -21,7 +25,7 @@ def each(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
         items: what it is called with.
 
     Raises:
-        Exception: what it raised for the first item for which it did; items that had not begun are left out.
+        Exception: what it raised for the first item for which it did; items far behind it are left out.
 
     >>> each(lambda x: x * x, [3, 1, 2])
     [9, 1, 4]
@@ -29,9 +33,11 @@ def each(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
     if len(items) < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(max_workers=min(MOST, len(items)), thread_name_prefix="storage") as pool:
-        futures = [pool.submit(function, item) for item in items]
+        size = max(1, len(items) // (MOST * _PARTS))
+        parts = [items[i : i + size] for i in range(0, len(items), size)]
+        futures = [pool.submit(lambda part: [function(item) for item in part], part) for part in parts]
         try:
-            return [future.result() for future in futures]
+            return [result for future in futures for result in future.result()]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

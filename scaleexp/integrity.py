@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -99,13 +101,20 @@ def leads_out(root: Path, name: str) -> bool:
     >>> [leads_out(Path("/study"), n) for n in ("trials/a/trial.json", "../x", "/etc/passwd", "a/../../x")]
     [False, True, True, True]
     """
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not f"{name} ".isprintable():
+    parts = [part for part in name.split("/") if part]
+    if name.startswith("/") or ".." in parts or not f"{name} ".isprintable():
         return True
+    place = str(root)
     try:
-        return any(root.joinpath(*parts.parts[: n + 1]).is_symlink() for n in range(len(parts.parts)))
+        for part in parts:
+            place = f"{place}/{part}"
+            if stat.S_ISLNK(os.lstat(place).st_mode):
+                return True
+    except (FileNotFoundError, NotADirectoryError):  # and so nothing is below it
+        return False
     except OSError:  # a name that no file can have
         return True
+    return False
 
 
 def numbered(names: Iterable[str]) -> dict[int, str]:
@@ -154,9 +163,11 @@ def check_shape(value: object, shape: type[Any], file: object) -> None:
     Raises:
         CorruptError: it does.
     """
-    problem = _misfit(value, shape, "")
+    problem = _check(cast(Hashable, shape))(value)
     if problem:
-        raise CorruptError(f"{file} {problem}: restore it from a copy.")
+        (what, where), lacking = problem, problem[0].startswith("lacks")
+        at = where.removeprefix(".")
+        raise CorruptError(f"{file} {what if lacking and not at else f'{what} at {at}'}: restore it from a copy.")
 
 
 def check_commit(commit: schema.Commit, key: str, name: str, file: object) -> None:
@@ -172,39 +183,73 @@ def check_commit(commit: schema.Commit, key: str, name: str, file: object) -> No
         )
 
 
-def _misfit(value: object, hint: Any, at: str) -> str:  # noqa: ANN401  # any annotation
-    """What is wrong with a JSON value, by the annotation of its field; empty if nothing is."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return ""
-    if is_typeddict(hint):
-        return _dict_misfit(value, hint, at)
-    if origin in (Union, UnionType):
-        return "" if any(not _misfit(value, one, at) for one in inner) else f"has another type at {at}"
-    if origin is Literal:
-        return "" if value in inner and isinstance(value, str) else f"says {value!r} at {at}"
-    if origin is list and isinstance(value, list):
-        return next(filter(None, (_misfit(v, inner[0], f"{at}[{i}]") for i, v in enumerate(value))), "")
-    if origin is dict and isinstance(value, dict):
-        return next(filter(None, (_misfit(v, inner[1], f"{at}.{k}") for k, v in value.items())), "")
-    plain: Any = {float: (int, float), None: NoneType}.get(hint, hint) if origin is None else ()
-    return "" if isinstance(value, plain) and not isinstance(value, bool) else f"has another type at {at}"
-
-
-def _dict_misfit(value: object, shape: type[Any], at: str) -> str:
-    """The same, of a TypedDict; `__required_keys__` misses NotRequired under postponed annotations."""
-    if not isinstance(value, dict):
-        return f"has another type at {at}"
-    hints = _hints(cast(Hashable, shape))
-    lacking = sorted(n for n, hint in hints.items() if get_origin(hint) is not NotRequired and n not in value)
-    if lacking:
-        return f"lacks {', '.join(lacking)}" + (f" at {at}" if at else "")
-    fields = cast(dict[str, Any], value)
-    types = {n: get_args(h)[0] if get_origin(h) is NotRequired else h for n, h in hints.items()}
-    found = (_misfit(fields[n], h, f"{at}.{n}" if at else n) for n, h in types.items() if n in fields)
-    return next(filter(None, found), "")
+_Problem = tuple[str, str]
+"""What is wrong with a JSON value, and at which place inside it."""
+_Check = Callable[[Any], _Problem | None]
+_ELSE: _Problem = ("has another type", "")
 
 
 @cache
-def _hints(shape: Hashable) -> dict[str, Any]:
-    return get_type_hints(shape, include_extras=True)
+def _check(hint: Hashable) -> _Check:
+    """What tells a JSON value's problem by the annotation of its field; made once, for a study has many files."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return lambda value: None
+    if is_typeddict(hint):
+        return _check_typed_dict(hint)
+    if origin in (Union, UnionType):
+        alternatives = [_check(one) for one in inner]
+        return lambda value: None if any(not check(value) for check in alternatives) else _ELSE
+    if origin is Literal:
+        return lambda value: None if isinstance(value, str) and value in inner else (f"says {value!r}", "")
+    if origin in (list, dict):
+        return _check_list(_check(inner[0])) if origin is list else _check_dict(_check(inner[1]))
+    plain: Any = {float: (int, float), None: NoneType}.get(cast(Any, hint), hint)
+    return lambda value: None if isinstance(value, plain) and not isinstance(value, bool) else _ELSE
+
+
+def _check_list(check: _Check) -> _Check:
+    """The same, of a list all of whose values have one type."""
+
+    def problem(value: Any) -> _Problem | None:  # noqa: ANN401  # whatever a JSON file holds
+        if not isinstance(value, list):
+            return _ELSE
+        for i, item in enumerate(value):
+            if found := check(item):
+                return found[0], f"[{i}]{found[1]}"
+        return None
+
+    return problem
+
+
+def _check_dict(check: _Check) -> _Check:
+    """The same, of a dictionary all of whose values have one type."""
+
+    def problem(value: Any) -> _Problem | None:  # noqa: ANN401  # whatever a JSON file holds
+        if not isinstance(value, dict):
+            return _ELSE
+        for name, item in value.items():
+            if found := check(item):
+                return found[0], f".{name}{found[1]}"
+        return None
+
+    return problem
+
+
+def _check_typed_dict(shape: Hashable) -> _Check:
+    """The same, of a TypedDict; `__required_keys__` misses NotRequired under postponed annotations."""
+    hints = get_type_hints(shape, include_extras=True)
+    required = {name for name, hint in hints.items() if get_origin(hint) is not NotRequired}
+    checks = {n: _check(get_args(h)[0] if get_origin(h) is NotRequired else h) for n, h in hints.items()}
+
+    def problem(value: Any) -> _Problem | None:  # noqa: ANN401  # whatever a JSON file holds
+        if not isinstance(value, dict):
+            return _ELSE
+        if not required <= value.keys():
+            return f"lacks {', '.join(sorted(required - value.keys()))}", ""
+        for name, check in checks.items():
+            if name in value and (found := check(value[name])):
+                return found[0], f".{name}{found[1]}"
+        return None
+
+    return problem

@@ -20,6 +20,9 @@ Columns = dict[str, list[Any]]
 MOST_ROWS_PER_BYTE = 64
 """More than any log holds, whose steps and samples differ in every row."""
 
+FEW_BYTES = 1 << 20
+"""A segment up to which one thread decodes it."""
+
 
 def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: object) -> pa.Table:
     """Those of the columns that a segment has, after its bytes were found to be those committed.
@@ -42,8 +45,10 @@ def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: ob
                 f"{file} declares {max(declared):,} rows in {len(content):,} bytes, and its commit "
                 f"{reference['rows']:,}: restore it from a copy."
             )
-        present = parquet.schema_arrow.names
-        return parquet.read(columns=[column for column in columns if column in present])
+        present = set(parquet.metadata.schema.names)
+        # Handing few rows to another thread takes longer than decoding them.
+        threads = len(content) > FEW_BYTES
+        return parquet.read(columns=[column for column in columns if column in present], use_threads=threads)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         if isinstance(error, CorruptError):
             raise
@@ -56,6 +61,8 @@ def conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
     Raises:
         CorruptError: one that every version of the log has is not there.
     """
+    if table.schema.types == wanted.types and table.column_names == wanted.names:
+        return pa.Table.from_arrays(table.columns, schema=wanted)
     for field in wanted:
         if field.name not in table.column_names:
             if not field.nullable:

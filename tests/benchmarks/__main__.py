@@ -24,6 +24,7 @@ NAMES = (
     "trials_per_minute",
     "many_trials",
     "long_run",
+    "analysis_speed",
 )
 
 

@@ -1,0 +1,68 @@
+"""The evaluations of one metric of a whole study, as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from analysis.crossings import in_order, run_bounds
+from analysis.read import StudyLog, TrialLog, of_segments
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluations:
+    """Every committed evaluation of one metric, by trial and within it by samples; every array has the shape (N,).
+
+    Attributes:
+        trial: index into `StudyLog.trials`.
+        samples: samples seen.
+        values: of the metric.
+    """
+
+    trial: IntArray
+    samples: IntArray
+    values: FloatArray
+
+    def by_trial(self) -> dict[int, slice]:
+        """Rows of each trial that has any, by its index."""
+        starts, ends = run_bounds(self.trial)
+        bounds = zip(self.trial[starts].tolist(), starts.tolist(), ends.tolist(), strict=True)
+        return {trial: slice(start, end) for trial, start, end in bounds}
+
+
+def evaluations(log: StudyLog, metric: str) -> Evaluations:
+    """Read them, only the columns that are needed; a metric is read once, because no committed row ever changes.
+
+    Raises:
+        CorruptError: a segment changed since `load`.
+    """
+    if metric not in log.evaluated:
+        log.evaluated[metric] = _read(log, metric)
+    found: Evaluations = log.evaluated[metric]
+    return found
+
+
+def _read(log: StudyLog, metric: str) -> Evaluations:
+    index = {trial.key: i for i, trial in enumerate(log.trials)}
+    name = pa.scalar(metric, pa.string())
+
+    def rows(trial: TrialLog, table: pa.Table) -> tuple[int, IntArray, FloatArray]:
+        same = pc.equal(table["metric"], name)
+        if not pc.all(same).as_py():
+            table = table.filter(same)
+        # Copies, so that what was decoded with them is given back.
+        return index[trial.key], np.array(table["samples"], np.int64), np.array(table["value"], np.float64)
+
+    found = of_segments(log, "evals", ["metric", "samples", "value"], None, rows)
+    trials = np.concatenate([np.empty(0, np.int64), *(np.full(s.size, i) for i, s, _ in found)])
+    samples = np.concatenate([np.empty(0, np.int64), *(s for _, s, _ in found)])
+    values = np.concatenate([np.empty(0), *(v for _, _, v in found)])
+    trials, samples, values = in_order(trials, samples, values)
+    return Evaluations(trial=trials, samples=samples, values=values)
