@@ -154,6 +154,23 @@ def lr_lines(study: StudyAnalysis) -> tuple[LrLine, ...]:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LrGrid:
+    """Every (B [samples], LR) of the batch sizes with a point, by whether at least half of its seeds reached."""
+
+    reached: Pairs
+    missed: Pairs
+
+
+def lr_grid(study: StudyAnalysis) -> LrGrid:
+    """The grid behind the best learning rates."""
+    rows = [(p.batch_size, lr, steps) for p in study.points for lr, steps, _, _ in p.lr_curve]
+    return LrGrid(
+        reached=tuple((b, lr) for b, lr, steps in rows if steps < inf),
+        missed=tuple((b, lr) for b, lr, steps in rows if not steps < inf),
+    )
+
+
 def has_learning_rates(study: StudyAnalysis) -> bool:
     """Whether the points were measured over learning rates; a table of points alone carries none."""
     return bool(study.points) and all(lr > 0 for p in study.points for lr, *_ in p.lr_curve)
