@@ -40,7 +40,7 @@ def plot_gap(data: Further, ax: Axes) -> Axes:
     ax.yaxis.set_tick_params(colors=axes.ink())
     ax.axhline(0.0, color=axes.ink(), lw=1, ls=":", alpha=0.8, label="no gap")
     _runs_and_means(ax, pairs, geometric=False)
-    ax.set_ylabel(f"{brief(data.held_out or '')} - training loss".replace("$", r"\$"))
+    ax.set_ylabel(f"{brief(data.held_out or '')} − training loss".replace("$", r"\$"))
     captions.title(ax, f"Generalisation gap near {captions.target(data.study)}")
     axes.legend_below(ax, columns=3)
     return ax
