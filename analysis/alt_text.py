@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import isfinite
 
-from analysis import sections
+from analysis import drawn, sections
 from analysis.further import Further
 from analysis.speed import series_of
 from analysis.study import StudyAnalysis, answer
@@ -39,9 +39,14 @@ def alt_text(name: str, study: StudyAnalysis, data: Further) -> str:
         return f"Line chart of optimizer steps to {goal} against learning rate by batch size: at the best, {ends}."
     if name == "lr_optimum":
         rates = ", ".join(f"{number(p.lr)} at {count(p.batch_size)}" for p in study.points)
-        return f"Scatter chart of the best learning rate of the grid to {goal} by batch size: {rates}."
+        return f"Scatter chart of the best learning rate of the grid to {goal} by batch size: {rates}.{_power(study)}"
     assert name == "steps_to_target", name
     return f"Chart of optimizer steps to {goal} against batch size, both logarithmic: {ends}. {answer(study)}"
+
+
+def _power(study: StudyAnalysis) -> str:
+    law = drawn.lr_law(study)
+    return f" The optimum grows as the batch size to the power {number(law[0].exponent, 2)}." if law else ""
 
 
 def _further(name: str, study: StudyAnalysis, data: Further) -> str:

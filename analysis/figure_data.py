@@ -102,6 +102,8 @@ def _lr_optimum(study: StudyAnalysis) -> Sheet:
     grid = drawn.lr_grid(study)
     rows: list[tuple[Cell, ...]] = [("best of grid", p.batch_size, p.lr, p.lr_edge) for p in study.points]
     rows += [("optimum", p.batch_size, p.lr_optimum, None) for p in study.points if p.lr_optimum]
+    law = drawn.lr_law(study)
+    rows += [("power law", b, lr, None) for b, lr in (law[1] if law else ())]
     rows += [(kind, b, lr, None) for kind in ("reached", "missed") for b, lr in getattr(grid, kind)]
     rows += [(f"rule {v.rule}", p.batch_size, p.lr, None) for v in study.rules for p in v.points]
     return Sheet(head=("kind", "batch_size", "lr", "edge_of_grid"), rows=tuple(rows))

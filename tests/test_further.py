@@ -212,3 +212,19 @@ def test_a_study_with_everything_has_every_picture_and_each_says_what_it_shows(r
 def test_rows_come_from_the_log_and_not_from_the_analysis_of_it(read):
     assert run_rows(read, {}) == ()
     assert csv_text(Sheet(head=("a",), rows=())) == "a\r\n"
+
+
+def test_the_power_law_of_the_learning_rate_runs_through_the_optima(read):
+    from analysis.drawn import lr_law
+
+    law, path = lr_law(read)
+    assert law.exponent == pytest.approx(0.5, abs=0.1)  # the study's optima grow with the root of the batch
+    for batch, lr in path:
+        assert lr == pytest.approx(0.1 * (batch / 256) ** 0.5, rel=0.15)
+    ax = plots.plot_lr_optimum(read)
+    (line,) = [x for x in ax.get_lines() if str(x.get_label()).startswith("fit:")]
+    np.testing.assert_array_equal(np.array(line.get_data()).T, path)
+    edges = tuple(replace(p, lr_optimum=None, lr_edge="low") for p in read.points)
+    assert lr_law(replace(read, points=edges)) is None
+    labels = [str(x.get_label()) for x in plots.plot_lr_optimum(replace(read, points=edges)).get_lines()]
+    assert not [x for x in labels if x.startswith("fit:")]

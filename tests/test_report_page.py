@@ -158,3 +158,12 @@ def test_nothing_is_wider_than_the_window_but_inside_a_box_that_scrolls(window, 
     if width == 1280:
         fits = "(b => b.scrollWidth <= b.clientWidth)(document.querySelector('#runs-table').closest('.box'))"
         assert window.run(fits)
+
+
+def test_a_printed_page_is_light_and_cuts_no_table_off(window, written):
+    window.open(written[0], width=700, dark=True, media="print")  # the width of A4 between its margins, 18 cm
+    assert window.run("document.documentElement.scrollWidth") == 700
+    assert window.run("getComputedStyle(document.body).color") == "rgb(26, 26, 26)"
+    assert not window.run("document.querySelector('nav').checkVisibility()")
+    last = "document.querySelector('#runs-table tbody tr:last-child').getBoundingClientRect()"
+    assert window.run(f"{last}.bottom <= document.getElementById('method').getBoundingClientRect().top")
