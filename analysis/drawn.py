@@ -9,6 +9,7 @@ from math import inf, isfinite, isnan, sqrt
 import numpy as np
 
 from analysis.cbs import CurveFit
+from analysis.lr_law import LrLaw, fit_lr_law
 from analysis.noise import NoiseScale
 from analysis.study import StudyAnalysis, constant_worker_batch
 from analysis.targets import Run, outlier_runs
@@ -152,6 +153,32 @@ def lr_lines(study: StudyAnalysis) -> tuple[LrLine, ...]:
         )
         for p in study.points
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LrGrid:
+    """Every (B [samples], LR) of the batch sizes with a point, by whether at least half of its seeds reached."""
+
+    reached: Pairs
+    missed: Pairs
+
+
+def lr_grid(study: StudyAnalysis) -> LrGrid:
+    """The grid behind the best learning rates."""
+    rows = [(p.batch_size, lr, steps) for p in study.points for lr, steps, _, _ in p.lr_curve]
+    return LrGrid(
+        reached=tuple((b, lr) for b, lr, steps in rows if steps < inf),
+        missed=tuple((b, lr) for b, lr, steps in rows if not steps < inf),
+    )
+
+
+def lr_law(study: StudyAnalysis) -> tuple[LrLaw, Pairs] | None:
+    """The power law of the optimal learning rate and (B [samples], LR) along it; None where it is not identified."""
+    law = fit_lr_law(study.points, confidence=study.fit.confidence if study.fit else 0.9)
+    if law.status != "ok":
+        return None
+    known = [float(p.batch_size) for p in study.points if p.lr_optimum is not None]
+    return law, tuple((b, law.coefficient * b**law.exponent) for b in known)
 
 
 def has_learning_rates(study: StudyAnalysis) -> bool:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from analysis import axes, drawn
-from analysis.study import StudyAnalysis
+
+Data = TypeVar("Data")
+DataIn = TypeVar("DataIn", contravariant=True)
 
 
-class Plot(Protocol):
+class Plot(Protocol[DataIn]):
     """Draws one figure of a study on `ax`, or on a figure of its own in the house style, on light or dark paper."""
 
-    def __call__(self, study: StudyAnalysis, ax: Axes | None = None, *, dark: bool = False) -> Axes:
+    def __call__(self, study: DataIn, ax: Axes | None = None, *, dark: bool = False) -> Axes:
         """Return the axes that were drawn on; `dark` is for a figure of its own."""
 
 
-def on_own_axes(height: float = 5.0) -> Callable[[Callable[[StudyAnalysis, Axes], Axes]], Plot]:
+def on_own_axes(height: float = 5.0) -> Callable[[Callable[[Data, Axes], Axes]], Plot[Data]]:
     """Give a drawing function a figure of its own, `height` inches high, when it is passed no axes."""
 
-    def decorate(draw: Callable[[StudyAnalysis, Axes], Axes]) -> Plot:
+    def decorate(draw: Callable[[Data, Axes], Axes]) -> Plot[Data]:
         @wraps(draw)
-        def plot(study: StudyAnalysis, ax: Axes | None = None, *, dark: bool = False) -> Axes:
+        def plot(study: Data, ax: Axes | None = None, *, dark: bool = False) -> Axes:
             if ax is not None:
                 return draw(study, ax)
             with axes.house_style(dark=dark):

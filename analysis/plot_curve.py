@@ -55,7 +55,7 @@ def plot_steps(study: StudyAnalysis, ax: Axes) -> Axes:
     ax.set_ylabel("optimizer steps to target")
     captions.fit_title(ax, f"Steps to {captions.target(study)}", study)
     if data.worker_batch:
-        _workers_axis(ax, data.worker_batch, study.unit, ticks)
+        workers_axis(ax, data.worker_batch, study.unit, ticks)
     axes.legend_below(ax)
     return ax
 
@@ -85,7 +85,7 @@ def _draw_fit(ax: Axes, fit: CurveFit, curve: drawn.FittedCurve) -> None:
         ax.axvline(fit.b_crit, color=GREEN, lw=1.6, ls="-" if fit.status == "ok" else "--", label=captions.b_crit(fit))
 
 
-def _workers_axis(ax: Axes, worker_batch: float, unit: str, ticks: list[float]) -> None:
+def workers_axis(ax: Axes, worker_batch: float, unit: str, ticks: list[float]) -> None:
     """Second x axis in workers; only ticks that stand for a whole number of them."""
     top = ax.secondary_xaxis(
         "top", functions=(lambda b: np.divide(b, worker_batch), lambda w: np.multiply(w, worker_batch))

@@ -1,44 +1,44 @@
-"""One self-contained HTML file about one study: nothing in it is fetched, and nothing in it runs."""
+"""One self-contained HTML file about one study: nothing in it is fetched, and nothing runs but its own script."""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
-from io import BytesIO
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
-from analysis import plots, provenance, sections
+from analysis import provenance, sections
 from analysis.agreements import disagreements
-from analysis.axes import house_style
+from analysis.figure_data import csv_text, runs_sheet
+from analysis.further import further
 from analysis.overhead import DELTA
+from analysis.pictures import data_uri, pictures
+from analysis.runs_table import runs_table
 from analysis.study import StudyAnalysis, answer
-from analysis.wording import count, interval, number, percent, unit_plural
+from analysis.wording import interval, number, percent, unit_plural
 from scaleexp import __version__
 from scaleexp.errors import StorageError
 
-TEMPLATE = "report.html.j2"
-PIXELS_PER_CSS_PIXEL = 2
+TEMPLATE, SCRIPT = "report.html.j2", "report.js"
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """A figure as data URIs of PNG, for light and for dark paper.
-
-    Attributes:
-        light, dark: `data:image/png;base64,...`.
-        width, height: size on the page [CSS pixels].
-        alt: what it shows, in a sentence.
-    """
-
-    light: str
-    dark: str
-    width: int
-    height: int
-    alt: str
+FIGURE_NAMES = {
+    "steps_to_target": "Steps against batch size",
+    "b_crit_against_target": "Critical batch size against the target",
+    "trade_off": "What fewer steps cost",
+    "learning_rate": "Steps against learning rate",
+    "lr_optimum": "Best learning rates",
+    "loss_against_lr": "Metric against learning rate",
+    "noise_scale": "Noise scale over training",
+    "gradient_norm": "Gradient norm",
+    "generalisation_gap": "Generalisation gap",
+    "throughput": "Throughput",
+    "time_to_target": "Time to target",
+}
+"""What the list of figures calls them."""
 
 
 def write_report(study: StudyAnalysis, path: Path) -> Path:
@@ -74,7 +74,12 @@ def render(study: StudyAnalysis) -> str:
 def context(study: StudyAnalysis) -> dict[str, Any]:
     """Everything the template shows."""
     kind, headline = sections.verdict(study)
+    data, script = further(study), (files("analysis") / "templates" / SCRIPT).read_text(encoding="utf-8")
+    drawings = pictures(study, data)
     return {
+        # The page's policy lets this one script run, by its hash; a name that smuggles in another does not.
+        "script": Markup(script),
+        "script_hash": base64.b64encode(sha256(script.encode()).digest()).decode(),
         "name": study.log.plan["study"],
         "question": study.log.plan["question"],
         "goal": sections.goal(study),
@@ -85,7 +90,12 @@ def context(study: StudyAnalysis) -> dict[str, Any]:
         "answer": answer(study),
         "disagreements": disagreements(study.agreements),
         "answer_interval": _answer_interval(study),
-        "pictures": pictures(study),
+        "pictures": drawings,
+        "has_near": bool({"gradient_norm", "generalisation_gap"} & drawings.keys()),
+        "has_speed": bool({"throughput", "time_to_target"} & drawings.keys()),
+        "figure_names": FIGURE_NAMES,
+        "runs": runs_table(study, data.rows),
+        "runs_csv": data_uri("text/csv", csv_text(runs_sheet(data.rows)).encode()),
         "batches": sections.batches_table(study),
         "wasted_shown": sections.trusted_fit(study) is not None,
         "payoff": sections.payoff_sentences(study),
@@ -115,52 +125,3 @@ def _answer_interval(study: StudyAnalysis) -> tuple[tuple[str, str], ...]:
         ("fewest steps, S_min", f"{number(fit.s_min)} ({interval(*fit.s_min_interval)})"),
         (f"fewest {unit}, E_min", f"{number(fit.e_min)} ({interval(*fit.e_min_interval)})"),
     )
-
-
-def pictures(study: StudyAnalysis) -> dict[str, Picture]:
-    """Every figure of the study, drawn for both papers."""
-    dark = plots.figures(study, dark=True)
-    made = {}
-    for name, figure in plots.figures(study).items():
-        width, height = figure.get_size_inches() * plots.PNG_DPI / PIXELS_PER_CSS_PIXEL
-        made[name] = Picture(
-            light=_data_uri(figure),
-            dark=_data_uri(dark[name]),
-            width=round(width),
-            height=round(height),
-            alt=alt_text(name, study),
-        )
-    return made
-
-
-def _data_uri(figure: Figure) -> str:
-    buffer = BytesIO()
-    with house_style():
-        figure.savefig(
-            buffer, format="png", dpi=plots.PNG_DPI, facecolor=figure.get_facecolor(), metadata={"Software": None}
-        )
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def alt_text(name: str, study: StudyAnalysis) -> str:
-    """What a figure shows, for a reader who does not see it: its axes and its ends."""
-    goal, unit = sections.goal(study), unit_plural(study.unit)
-    if name == "noise_scale":
-        batches = ", ".join(count(s.batch_size) for s in study.noise_series)
-        return f"Line chart of the gradient noise scale over {unit} seen, at batch sizes {batches}."
-    if name == "loss_against_lr":
-        batches = ", ".join(count(c.batch_size) for c in study.loss_curves)
-        return f"Line chart of {study.metric} against learning rate after equal {unit}, at batch sizes {batches}."
-    if not study.points:
-        return f"Scatter chart of how long runs went without reaching {goal}, by batch size."
-    first, last = study.points[0], study.points[-1]
-    ends = (
-        f"from {number(first.steps)} steps at batch {count(first.batch_size)} "
-        f"to {number(last.steps)} steps at batch {count(last.batch_size)}"
-    )
-    if name == "trade_off":
-        cost = f"from {number(first.samples)} to {number(last.samples)} {unit}"
-        return f"Chart of {unit} against optimizer steps to {goal}: {ends}, and {cost}."
-    if name == "learning_rate":
-        return f"Line chart of optimizer steps to {goal} against learning rate by batch size: at the best, {ends}."
-    return f"Chart of optimizer steps to {goal} against batch size, both logarithmic: {ends}. {answer(study)}"

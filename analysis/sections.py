@@ -34,11 +34,13 @@ class Table:
         head: column names, with units.
         rows: one cell per column.
         words: indices of the columns that hold words rather than numbers.
+        keys: what each cell is sorted by, shaped like `rows`; None comes last. Empty for a table that is not sorted.
     """
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: tuple[int, ...] = ()
+    keys: tuple[tuple[str | float | None, ...], ...] = ()
 
 
 def verdict(study: StudyAnalysis) -> tuple[str, str]:

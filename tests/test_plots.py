@@ -214,12 +214,12 @@ def test_b_crit_is_drawn_beside_the_noise_scale_as_another_quantity_or_not_at_al
 
 
 def test_a_study_draws_what_it_holds():
-    every = {"steps_to_target", "trade_off", "learning_rate", "loss_against_lr", "noise_scale"}
+    every = {"steps_to_target", "trade_off", "learning_rate", "lr_optimum", "loss_against_lr", "noise_scale"}
     assert plots.figures(ok()).keys() == every
     assert plots.figures(CASES["no_noise"]()).keys() == every - {"noise_scale"}
     assert plots.figures(CASES["no_points"]()).keys() == {"steps_to_target", "loss_against_lr"}
     points_only = replace(ok(), points=tuple(replace(p, lr_curve=((0.0, p.steps, 3, 3),)) for p in ok().points))
-    assert plots.figures(points_only).keys() == every - {"learning_rate"}
+    assert plots.figures(points_only).keys() == every - {"learning_rate", "lr_optimum"}
 
 
 def visible_texts(figure: Figure):
