@@ -1,4 +1,4 @@
-"""`analysis.load` and `analysis.fit`: a study or a table in, a frozen result out."""
+"""`analysis.load` and `analysis.fit`: a study, a table or curves in, a frozen result out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import html
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 from analysis.card import card
 from analysis.defaults import CONFIDENCE, DELTA, EPSILON, Aggregate, Definition
-from analysis.fits import FitOptions, SweepFit, check_definition, fit_sweep
+from analysis.fits import FitOptions, SweepFit, fit_sweep
 from analysis.fitting import Fits, fit_sources
 from analysis.output import fit_document
 from analysis.read import StudyLog
@@ -36,39 +36,46 @@ class StudyResult(StudyAnalysis):
         return f"{study_fit(self)._repr_html_()}<pre>{html.escape(card(self))}</pre>"
 
 
+class Meaning(TypedDict, total=False):
+    """What the columns and names of a source that is no study mean; as the options of the command `fit`."""
+
+    group_by: str | Sequence[str]
+    batch_column: str
+    steps_column: str
+    samples_column: str
+    cost_column: str
+    unit: str
+    run_column: str
+    run_pattern: str
+    batch_size: int
+    lr: float
+    direction: Literal["min", "max"]
+
+
 def load(
-    source: str | Path,
-    *,
-    group_by: str | Sequence[str] = (),
-    batch_column: str = "batch_size",
-    steps_column: str | None = None,
-    samples_column: str | None = None,
-    cost_column: str | None = None,
-    unit: str | None = None,
+    source: str | Path, *, target: float | None = None, metric: str | None = None, **meaning: Unpack[Meaning]
 ) -> StudyLog | tuple[Sweep, ...]:
-    """Read a study, or the sweeps of a table of points.
+    """Read a study, or the sweeps of a table of points or of training curves.
 
     Args:
-        source: a study directory or its address, or a CSV or Parquet file.
-        group_by: columns of a table; one sweep for each combination of their values.
-        batch_column: of a table: the global batch size.
-        steps_column: of a table: optimizer steps to target.
-        samples_column: of a table: samples to target.
-        cost_column: of a table: anything proportional to samples to target.
-        unit: what `cost_column` counts.
+        source: a study directory or its address, a CSV or Parquet file, or files of curves.
+        target: of curves: value of the metric.
+        metric: of curves: which, where several are logged.
+        meaning: see `Meaning`.
 
     Raises:
-        ConfigError: a table that does not hold what it has to.
+        ConfigError: a table or a curve that does not hold what it has to.
         StorageError: a study that cannot be read.
     """
-    columns = _columns(group_by, batch_column, steps_column, samples_column, cost_column, unit)
-    if kind_of(source) == "study":
-        if columns != PLAIN:
+    columns = _columns(meaning)
+    if kind_of(source, columns.run) == "study":
+        if columns != PLAIN or target is not None or metric is not None:
             raise ConfigError(
-                "columns are those of a table, and this source is a study; `analysis.fit` groups studies."
+                "columns and targets are those of a table or of curves, and this source is a study; `analysis.fit` "
+                "groups studies and takes their targets."
             )
         return load_study(source)
-    return load_sweeps([source], columns)
+    return load_sweeps([source], columns, targets=() if target is None else (target,), metric=metric)
 
 
 def fit(
@@ -76,12 +83,6 @@ def fit(
     *more: Source,
     target: float | None = None,
     metric: str | None = None,
-    group_by: str | Sequence[str] = (),
-    batch_column: str = "batch_size",
-    steps_column: str | None = None,
-    samples_column: str | None = None,
-    cost_column: str | None = None,
-    unit: str | None = None,
     definition: Definition = "curve",
     aggregate: Aggregate = "robust",
     confidence: float = CONFIDENCE,
@@ -89,20 +90,15 @@ def fit(
     delta: float = DELTA,
     reference_batch: int | None = None,
     epsilon: float = EPSILON,
+    **meaning: Unpack[Meaning],
 ) -> StudyResult | SweepFit | Fits:
-    """Fit a study, a table of points, several of them, or a sweep that was loaded.
+    """Fit a study, a table of points, training curves, several of them, or a sweep that was loaded.
 
     Args:
-        source: a study directory, its address or its log; a CSV or Parquet file; or a sweep of `load`.
+        source: a study directory, its address or its log; a CSV or Parquet file; files of curves; or a sweep of `load`.
         more: further ones.
-        target: of a study: value of the metric; the hardest planned one if None.
-        metric: of a study: one that its plan has a target for; its first if None.
-        group_by: one fit for each combination of values of these columns of a table, or facts of a study's trials.
-        batch_column: of a table: the global batch size.
-        steps_column: of a table: optimizer steps to target.
-        samples_column: of a table: samples to target.
-        cost_column: of a table: anything proportional to samples to target.
-        unit: what `cost_column` counts.
+        target: value of the metric; of a study the hardest planned one if None.
+        metric: of a study: one that its plan has a target for; its first if None. Of curves: one that is logged.
         definition: which critical batch size.
         aggregate: how the runs of one batch become one cost: robust, median or mean.
         confidence: of every interval.
@@ -110,6 +106,7 @@ def fit(
         delta: share of more steps of the overhead definition.
         reference_batch: of the overhead definition; the smallest measured batch if None.
         epsilon: relative loss that counts as equal, of the definition at equal samples.
+        meaning: see `Meaning`; `group_by` takes facts of a study's trials, too.
 
     Returns:
         The analysis of one study that is not grouped; the fit of one sweep; otherwise the fits of every group.
@@ -130,22 +127,26 @@ def fit(
     )
     if isinstance(source, Sweep):
         return fit_sweep(source, options)
-    columns = _columns(group_by, batch_column, steps_column, samples_column, cost_column, unit)
-    if more or columns != PLAIN or kind_of(source) == "table":
+    columns = _columns(meaning)
+    if more or columns != PLAIN or definition != "curve" or kind_of(source) != "study":
         targets = () if target is None else (target,)
         return fit_sources([source, *more], options, columns, targets=targets, metric=metric)
-    check_definition(options)
     study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed, aggregate=aggregate)
     return StudyResult(**{f.name: getattr(study, f.name) for f in fields(study)})
 
 
-def _columns(
-    group_by: str | Sequence[str],
-    batch: str,
-    steps: str | None,
-    samples: str | None,
-    cost: str | None,
-    unit: str | None,
-) -> Columns:
-    names = (group_by,) if isinstance(group_by, str) else tuple(group_by)
-    return Columns(group_by=names, batch=batch, steps=steps, samples=samples, cost=cost, unit=unit)
+def _columns(meaning: Meaning) -> Columns:
+    names = meaning.get("group_by", ())
+    return Columns(
+        group_by=(names,) if isinstance(names, str) else tuple(names),
+        batch=meaning.get("batch_column", PLAIN.batch),
+        steps=meaning.get("steps_column"),
+        samples=meaning.get("samples_column"),
+        cost=meaning.get("cost_column"),
+        unit=meaning.get("unit"),
+        run=meaning.get("run_column"),
+        run_pattern=meaning.get("run_pattern"),
+        batch_size=meaning.get("batch_size"),
+        lr=meaning.get("lr"),
+        direction=meaning.get("direction", PLAIN.direction),
+    )

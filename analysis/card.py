@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from analysis.agreements import agreement_word, disagreements
 from analysis.cbs import CurveFit
+from analysis.equal_fit import equal_samples_lines, equal_samples_rows
 from analysis.fits import SweepFit, parameter_rows
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis
@@ -77,6 +78,8 @@ def _paragraphs(parts: Sequence[Sequence[str]]) -> str:
 
 def _fit_lines(fit: SweepFit) -> list[str]:
     curve = fit.curve
+    if fit.equal_samples is not None:
+        return equal_samples_lines(fit.sweep, fit.equal_samples)
     if curve is None:
         return []
     return [
@@ -107,6 +110,9 @@ def _noise_of(fit: CurveFit) -> str:
 
 def _table(fit: SweepFit) -> list[str]:
     """One line per batch; `<` or `>` marks a best LR at that end of its grid."""
+    if fit.equal_samples is not None:
+        budget = equal_samples_rows(fit.equal_samples)
+        return _aligned([list(budget[0]), *(list(cells.values()) for cells in budget)])
     if not fit.points:
         return []
     columns = [_columns(point, fit) for point in fit.points]
@@ -167,5 +173,6 @@ def agreement_lines(study: StudyAnalysis) -> list[str]:
 
 
 def _warning_lines(fit: SweepFit) -> list[str]:
-    warnings = (*(fit.curve.warnings if fit.curve else ()), *fit.left_out)
+    own = fit.equal_samples or fit.curve
+    warnings = (*(own.warnings if own else ()), *fit.left_out)
     return ["mind", *(f"  - {warning}" for warning in warnings)] if warnings else []

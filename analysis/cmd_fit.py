@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import click
 
 from analysis.defaults import AGGREGATES, CONFIDENCE, DEFINITIONS, DELTA, EPSILON, Aggregate, Definition
 
 _TABLE = "of a table:"
+_CURVES = "of curves:"
 
 
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--group-by", metavar="COL[,COL]", default="", help="One fit for each combination of values of these.")
-@click.option("--target", "targets", type=float, multiple=True, help="Value of a study's metric, repeatable.")
+@click.option(
+    "--target", "targets", type=float, multiple=True, help="Value of the metric of a study or of curves, repeatable."
+)
 @click.option("--metric", help="Metric of the target; the plan's first if left out.")
 @click.option("--batch-column", default="batch_size", show_default=True, help=f"{_TABLE} the global batch size.")
 @click.option("--steps-column", help=f"{_TABLE} optimizer steps to target; steps if it is there.")
 @click.option("--samples-column", help=f"{_TABLE} samples to target; samples if it is there.")
 @click.option("--cost-column", help=f"{_TABLE} anything proportional to samples, with --unit.")
-@click.option("--unit", help=f"{_TABLE} what --cost-column counts: epochs, tokens, ...; its column unit says it too.")
+@click.option("--unit", help="What --cost-column, or the batch size of curves, counts; a column unit says it too.")
+@click.option("--run-column", help=f"{_CURVES} what names the run; run if left out.")
+@click.option("--run-pattern", metavar="REGEX", help=f"{_CURVES} finds (?P<batch_size>..), lr, seed, .. in run names.")
+@click.option("--batch-size", type=click.IntRange(min=1), help=f"{_CURVES} global batch of every run.")
+@click.option("--lr", type=float, help=f"{_CURVES} peak learning rate of every run.")
+@click.option("--direction", type=click.Choice(["min", "max"]), default="min", help=f"{_CURVES} which way is better.")
 @click.option("--definition", type=click.Choice(DEFINITIONS), default="curve", show_default=True)
 @click.option("--epsilon", type=float, default=EPSILON, show_default=True, help="Equal loss, for equal-samples.")
 @click.option("--overhead", type=float, default=DELTA, show_default=True, help="More steps than linear scaling.")
@@ -41,6 +50,11 @@ def fit(
     samples_column: str | None,
     cost_column: str | None,
     unit: str | None,
+    run_column: str | None,
+    run_pattern: str | None,
+    batch_size: int | None,
+    lr: float | None,
+    direction: Literal["min", "max"],
     definition: Definition,
     epsilon: float,
     overhead: float,
@@ -50,10 +64,14 @@ def fit(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Fit the critical batch size of each SOURCE: a study directory, or a CSV or Parquet table of points.
+    """Fit the critical batch size of each SOURCE: a study directory, a table of points, or training curves.
 
-    A table has one row per run: batch_size and one of steps or samples, and, if there, seed, lr, reached (false: not
-    yet at that value), unit and columns to group by.
+    A table of points (CSV or Parquet) has one row per run: batch_size and one of steps or samples, and, if there, seed,
+    lr, reached (false: not yet at that value), unit and columns to group by.
+
+    Training curves are a long table (run, samples or steps, batch_size, value), trainer_state.json of Hugging Face,
+    TensorBoard event files, or an export of a W&B history. They need --target, and --unit and --batch-size where they
+    do not say.
     """
     from analysis.fits import FitOptions
     from analysis.fitting import fit_sources
@@ -75,6 +93,11 @@ def fit(
         samples=samples_column,
         cost=cost_column,
         unit=unit,
+        run=run_column,
+        batch_size=batch_size,
+        lr=lr,
+        run_pattern=run_pattern,
+        direction=direction,
     )
     found = fit_sources(sources, options, columns, targets=targets, metric=metric)
     click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else found.text())

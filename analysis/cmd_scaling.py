@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import click
 
@@ -15,6 +16,11 @@ _OF_THE_SOURCE = (
     "samples_column",
     "cost_column",
     "unit",
+    "run_column",
+    "run_pattern",
+    "batch_size",
+    "lr",
+    "direction",
     "targets",
     "metric",
     "aggregate",
@@ -49,6 +55,11 @@ def scaling(
     samples_column: str | None,
     cost_column: str | None,
     unit: str | None,
+    run_column: str | None,
+    run_pattern: str | None,
+    batch_size: int | None,
+    lr: float | None,
+    direction: Literal["min", "max"],
     targets: tuple[float, ...],
     metric: str | None,
     aggregate: Aggregate,
@@ -72,6 +83,11 @@ def scaling(
         samples=samples_column,
         cost=cost_column,
         unit=unit,
+        run=run_column,
+        batch_size=batch_size,
+        lr=lr,
+        run_pattern=run_pattern,
+        direction=direction,
     )
     wanted = LawOptions(against=_names(against), definition=definition, fit=options)
     laws = laws_of(sources, wanted, columns, targets=targets, metric=metric)

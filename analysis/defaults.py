@@ -20,3 +20,6 @@ DELTA = 0.2
 
 EPSILON = 0.01
 """Relative loss that counts as equal, of the definition at equal samples."""
+
+FitStatus = Literal["ok", "misfit", "extrapolated", "not_identified"]
+"""Whether the data carry the number."""

@@ -10,9 +10,11 @@ from typing import Any
 
 from analysis.answers import answer_text
 from analysis.cbs import CurveFit, FitStatus, fit_curve
+from analysis.equal_fit import equal_samples_answer, equal_samples_entry, equal_samples_fit
 from analysis.fit_entries import overhead_entry, point_entry
 from analysis.fit_options import DEFAULTS
 from analysis.fit_options import FitOptions as FitOptions
+from analysis.fixed_budget import FixedBudget
 from analysis.jsonable import json_interval, json_safe
 from analysis.judge import MIN_BATCHES
 from analysis.overhead import Overhead, overhead_of
@@ -22,7 +24,6 @@ from analysis.sweep import Sweep, group_text
 from analysis.targets import BatchPoint, batch_points
 from analysis.wording import interval, number, percent, sign, unit_plural
 from scaleexp import __version__
-from scaleexp.errors import ConfigError
 
 _NUMBERS = ("b_crit", "s_min", "e_min")
 _OTHERS = ("rms_log_residual", "seed_noise")
@@ -43,6 +44,7 @@ class SweepFit:
         shape_exponent, shape_exponent_interval: p of E = E_min (1 + (B / B_c)^p), a check on the curve.
         regimes: where perfect scaling and where diminishing returns end.
         left_out: one sentence for each thing not used, and why.
+        equal_samples: the answer if the definition at equal samples was asked for, otherwise None.
     """
 
     sweep: Sweep
@@ -56,25 +58,34 @@ class SweepFit:
     shape_exponent_interval: tuple[float, float] | None
     regimes: Mapping[str, Any] | None
     left_out: tuple[str, ...]
+    equal_samples: FixedBudget | None = None
 
     @property
     def has_curve(self) -> bool:
-        """Whether a curve was fitted, identified or not."""
+        """Whether what was asked for could be computed, identified or not."""
+        if self.equal_samples is not None:
+            return True
         return self.curve is not None and not math.isnan(self.curve.b_crit)
 
     @property
     def status(self) -> FitStatus:
         """Of the curve; `not_identified` where there is none."""
+        if self.equal_samples is not None:
+            return self.equal_samples.status
         return "not_identified" if self.curve is None else self.curve.status
 
     @property
     def b_crit(self) -> float:
         """Critical batch size; nan without a curve."""
+        if self.equal_samples is not None:
+            return self.equal_samples.batch
         return math.nan if self.curve is None else self.curve.b_crit
 
     @property
     def b_crit_interval(self) -> tuple[float, float]:
         """Of B_crit; 0 and inf where the data do not bound it."""
+        if self.equal_samples is not None:
+            return self.equal_samples.interval
         return (0.0, math.inf) if self.curve is None else self.curve.b_crit_interval
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +112,7 @@ class SweepFit:
                 **found,
                 "confidence": self.options.confidence,
                 "n_batches": len(self.points),
-                "n_runs": len(sweep.runs),
+                "n_runs": len(sweep.runs or sweep.traces),
                 "n_censored": sum(not run.reached for run in sweep.runs),
                 **{name: None if curve is None else getattr(curve, name) for name in _OTHERS},
                 "status": self.status,
@@ -111,6 +122,8 @@ class SweepFit:
                 "overhead": overhead_entry(self.overhead),
                 "regimes": self.regimes,
                 "warnings": () if curve is None else curve.warnings,
+                "equal_samples": None,
+                **({} if self.equal_samples is None else equal_samples_entry(self.equal_samples)),
                 "left_out": self.left_out,
                 "points": [point_entry(point, sweep) for point in self.points],
                 "provenance": {**sweep.provenance, "analysis_version": __version__},
@@ -131,7 +144,6 @@ def fit_sweep(sweep: Sweep, options: FitOptions = DEFAULTS) -> SweepFit:
     Raises:
         ConfigError: a definition that the sweep does not hold the data of.
     """
-    check_definition(options)
     points, missing = batch_points(sweep.runs, options.aggregate)
     curve = (
         fit_curve(points, sweep.runs, confidence=options.confidence, seed=options.seed)
@@ -159,28 +171,21 @@ def joined(
     """A curve with everything else that its points and runs say."""
     reference = options.reference_batch or (points[0].batch_size if points else 1)
     exponent, exponent_interval = _shape(sweep, points, options)
+    equal = equal_samples_fit(sweep, options)
     return SweepFit(
         sweep=sweep,
         options=options,
         points=tuple(points),
         curve=curve,
         reason=curve.reason if curve is not None else why_none,
-        answer=answer,
+        answer=answer if equal is None else equal_samples_answer(sweep, equal),
         overhead=None if curve is None else overhead_of(curve, reference, options.delta),
         shape_exponent=exponent,
         shape_exponent_interval=exponent_interval,
         regimes=_regimes(points, curve),
         left_out=tuple(left_out),
+        equal_samples=equal,
     )
-
-
-# --- what else the points say: one place each ---------------------------------------------------------------------
-
-
-def check_definition(options: FitOptions) -> None:
-    """PLACE OF fixed_budget: `--definition equal-samples` is computed here once it is there."""
-    if options.definition != "curve":
-        raise ConfigError(f"--definition {options.definition} is not computed yet; take curve.")
 
 
 def _shape(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.card import card, overview, sweep_card
-from analysis.fits import FitOptions, SweepFit, check_definition, fit_sweep
+from analysis.fits import FitOptions, SweepFit, fit_sweep
 from analysis.output import fit_document, fits_document
 from analysis.read import StudyLog
 from analysis.read import load as load_study
@@ -71,12 +71,15 @@ def fit_sources(
         StorageError: a study that cannot be read.
         NotEnoughDataError: no group gives a curve.
     """
-    check_definition(options)
-    kinds = {kind_of(source) for source in sources}
-    if "table" not in kinds and columns != Columns(group_by=columns.group_by):
-        raise ConfigError("--unit and the --...-column options say what the columns of a table mean; no SOURCE is one.")
-    if columns.group_by or "table" in kinds:
-        sweeps = load_sweeps(sources, columns, targets=targets, metric=metric)
+    kinds = {kind_of(source, columns.run) for source in sources}
+    if kinds == {"study"} and columns != Columns(group_by=columns.group_by):
+        raise ConfigError(
+            "--unit, --batch-size, --lr, --run-pattern, --direction and the --...-column options say what tables and "
+            "curves mean; no SOURCE is one."
+        )
+    if columns.group_by or kinds != {"study"}:
+        traced = options.definition == "equal-samples"
+        sweeps = load_sweeps(sources, columns, targets=targets, metric=metric, with_traces=traced)
         found = Fits(fits=tuple(fit_sweep(sweep, options) for sweep in sweeps))
     else:
         found = _whole_studies(sources, options, targets, metric)

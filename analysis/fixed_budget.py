@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from analysis.defaults import FitStatus
 from analysis.equal_samples import Trace, budget_of, loss_grids
 from analysis.jsonable import json_interval, json_safe
 from analysis.wording import number, percent
@@ -71,7 +72,7 @@ class FixedBudget:
     relative: bool
     losses: tuple[BudgetLoss, ...]
     sensitivity: tuple[tuple[float, float, float], ...]
-    status: str
+    status: FitStatus
     reason: str
     warnings: tuple[str, ...]
 
@@ -211,7 +212,7 @@ def _at(batches: FloatArray, best: FloatArray, epsilon: float, relative: bool) -
     return epsilon, float(low) or math.nan, float(high)
 
 
-def _judge(losses: Sequence[BudgetLoss], ends: FloatArray, epsilon: float, relative: bool) -> tuple[str, str]:
+def _judge(losses: Sequence[BudgetLoss], ends: FloatArray, epsilon: float, relative: bool) -> tuple[FitStatus, str]:
     edges = [loss.batch_size for loss in losses if loss.lr_edge and loss.batch_size <= ends[1]]
     if edges:
         return "not_identified", (

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from analysis.defaults import FitStatus as FitStatus
 from analysis.targets import BatchPoint, outlier_runs, outlying
 from analysis.wording import number, percent
 
 FloatArray = npt.NDArray[np.float64]
-FitStatus = Literal["ok", "misfit", "extrapolated", "not_identified"]
 
 MIN_BATCHES = 3
 MIN_SEEDS = 3

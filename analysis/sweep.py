@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from analysis.equal_samples import Trace
 from analysis.targets import Run
 from scaleexp.errors import ConfigError
 
@@ -29,6 +30,7 @@ class Sweep:
         runs: every run, censored ones included. An LR of 0 is one that the source does not know.
         provenance: where the runs come from.
         problems: one sentence for each thing that was left out, or used instead of what was meant.
+        traces: the runs with their evaluations, for what is compared at equal samples; empty where the source has none.
     """
 
     group: Mapping[str, GroupValue]
@@ -40,6 +42,7 @@ class Sweep:
     runs: tuple[Run, ...]
     provenance: Mapping[str, object]
     problems: tuple[str, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
     @property
     def counts_samples(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where runs come from: studies, tables of points; one module per kind of source, each giving `Sweep`s."""
+"""Where runs come from: studies, tables of points, training curves; one module per kind, each giving `Sweep`s."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ from pathlib import Path
 from typing import Literal
 
 from analysis.read import StudyLog, load
+from analysis.sources.curve_sweeps import curve_sweeps
+from analysis.sources.files import EVENTS, holds_curves
 from analysis.sources.points import PLAIN, Columns, sweeps_of
 from analysis.sources.studies import study_sweeps
 from analysis.sources.table import SUFFIXES, read_table
 from analysis.sweep import Sweep, pooled
+from scaleexp import schema
 from scaleexp.errors import ConfigError
 
 Source = str | Path | StudyLog
 
 
-def kind_of(source: Source) -> Literal["study", "table"]:
-    """What a source is, by its name and by whether it is a directory.
+def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "table", "curves"]:
+    """What a source is, by its name and its content.
+
+    A table whose runs have several rows each holds curves.
 
     Raises:
-        ConfigError: neither a study nor a table.
+        ConfigError: none of these.
     """
     if isinstance(source, StudyLog):
         return "study"
     path, remote = Path(source), "://" in str(source)
+    foreign = not remote and path.exists() and not (path / schema.PLAN_DIR).is_dir()
+    if foreign and _may_hold_curves(path) and holds_curves(path, run_column or "run"):
+        return "curves"
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
         if remote:
             raise ConfigError(
@@ -36,10 +44,16 @@ def kind_of(source: Source) -> Literal["study", "table"]:
         return "table"
     if path.is_file() and not remote:
         raise ConfigError(
-            f"{source} is neither a study nor a table: give the directory that `scaleexp run` wrote, or a file that "
-            f"ends in {', '.join(SUFFIXES)}."
+            f"{source} is neither a study nor a table nor a file of curves: give the directory that `scaleexp run` "
+            f"wrote, a file that ends in {', '.join(SUFFIXES)}, trainer_state.json or TensorBoard event files."
         )
     return "study"
+
+
+def _may_hold_curves(path: Path) -> bool:
+    """Whether its name lets it: what is foreign is not read to the end to find out."""
+    suffix = path.suffix.lower()
+    return path.is_dir() or EVENTS in path.name or suffix in SUFFIXES or suffix in (".json", ".jsonl", ".ndjson")
 
 
 def load_sweeps(
@@ -48,29 +62,39 @@ def load_sweeps(
     *,
     targets: Sequence[float] = (),
     metric: str | None = None,
+    with_traces: bool = False,
 ) -> tuple[Sweep, ...]:
     """Every group of every source.
 
     What is grouped by a column is pooled over sources; without one each source is a group by its name.
 
     Args:
-        sources: study directories or their addresses, CSV or Parquet files of points.
+        sources: study directories or their addresses, CSV or Parquet files of points, files of curves; those of curves
+            are runs of one source.
         columns: what the columns of tables mean, and what to group by in any source.
-        targets: for studies, values of the metric.
-        metric: for studies, one that the plan has a target for.
+        targets: for studies and curves, values of the metric.
+        metric: for studies, one that the plan has a target for; for curves, one that is logged.
+        with_traces: whether the evaluations of every run are wanted as well.
 
     Raises:
         ConfigError: a source that is neither, or that does not hold what it has to.
         StorageError: a study that cannot be read.
     """
     found: list[tuple[Sweep, ...]] = []
+    curves: list[str | Path] = []
     for source in sources:
-        if isinstance(source, StudyLog) or kind_of(source) == "study":
+        kind = kind_of(source, columns.run)
+        if isinstance(source, StudyLog) or kind == "study":
             log = source if isinstance(source, StudyLog) else load(source)
-            found.append(study_sweeps(log, columns.group_by, targets=targets, metric=metric))
+            own = study_sweeps(log, columns.group_by, targets=targets, metric=metric, with_traces=with_traces)
+            found.append(own)
+        elif kind == "curves":
+            curves.append(source)
         else:
             found.append(_table(source, columns, targets, metric))
-    if columns.group_by or len(sources) == 1:
+    if curves:
+        found.append(curve_sweeps(curves, columns, targets=targets, metric=metric, with_traces=with_traces))
+    if columns.group_by or len(found) == 1:
         return pooled(chain.from_iterable(found))
     names = told_apart([(_name(sweeps[0]), str(sweeps[0].provenance["path"])) for sweeps in found])
     return tuple(
@@ -96,9 +120,6 @@ def _name(sweep: Sweep) -> str:
 
 def _table(path: str | Path, columns: Columns, targets: Sequence[float], metric: str | None) -> tuple[Sweep, ...]:
     file = read_table(path)
-    if {"run", "value"} <= set(file.columns):
-        # PLACE OF curves: a long table of evaluations, which its importer turns into runs against targets.
-        raise ConfigError(f"{path} has columns 'run' and 'value', so it holds curves; they are not read yet.")
     if targets or metric:
         raise ConfigError(
             f"{path} holds what runs took to a target that they met already, so --target and --metric cannot choose "

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from analysis.sources.table import FileTable, read_table
 from analysis.sweep import SAMPLES, GroupValue, Sweep, group_text
@@ -27,6 +28,10 @@ class Columns:
             counts, or anything proportional to them. One at most is named; `steps` or `samples` is looked for if none.
         unit: with `cost`, what it counts (epochs, tokens, ...); otherwise what a sample is. A column named `unit` says
             it as well.
+        run: of curves, the column that names the run.
+        batch_size, lr: of every run, where curves do not say.
+        run_pattern: regular expression with named groups that finds facts in the names of runs of curves.
+        direction: how the metric of curves gets better.
     """
 
     group_by: tuple[str, ...] = ()
@@ -35,6 +40,11 @@ class Columns:
     samples: str | None = None
     cost: str | None = None
     unit: str | None = None
+    run: str | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    run_pattern: str | None = None
+    direction: Literal["min", "max"] = "min"
 
 
 PLAIN = Columns()

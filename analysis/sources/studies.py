@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.defaults import CONFIDENCE
-from analysis.fits import FitOptions, SweepFit, check_definition, joined
+from analysis.fits import FitOptions, SweepFit, joined
 from analysis.read import StudyLog
 from analysis.study import StudyAnalysis, answer, goals
+from analysis.study_traces import study_traces
 from analysis.sweep import GroupValue, Sweep, group_text
 from analysis.targets import Run, runs_to_target
 from scaleexp.errors import ConfigError
@@ -28,7 +29,6 @@ def study_fit(
         group: what tells it from other studies.
     """
     chosen = options or FitOptions(confidence=study.fit.confidence if study.fit else CONFIDENCE)
-    check_definition(chosen)
     sweep = Sweep(
         group=dict(group or {}),
         metric=study.metric,
@@ -39,13 +39,19 @@ def study_fit(
         runs=study.runs,
         provenance=study_provenance(study.log),
         problems=study.log.problems,
+        traces=study_traces(study.log, study.metric) if chosen.definition == "equal-samples" else (),
     )
     says = f"{group_text(group)}: {answer(study)}" if group else answer(study)
     return joined(sweep, chosen, study.points, study.fit, study.fit_reason, says, study.left_out)
 
 
 def study_sweeps(
-    log: StudyLog, group_by: Sequence[str], *, targets: Sequence[float] = (), metric: str | None = None
+    log: StudyLog,
+    group_by: Sequence[str],
+    *,
+    targets: Sequence[float] = (),
+    metric: str | None = None,
+    with_traces: bool = False,
 ) -> tuple[Sweep, ...]:
     """A study's runs grouped by facts of their trials, one sweep per target and group.
 
@@ -54,6 +60,7 @@ def study_sweeps(
         group_by: names from `trial_columns`.
         targets: values of the metric; the hardest planned one if empty.
         metric: one that the plan has a target for; its first if None.
+        with_traces: whether the evaluations of every run are wanted as well.
 
     Raises:
         ConfigError: a column that the log does not have, or a target that cannot be meant.
@@ -67,6 +74,7 @@ def study_sweeps(
             )
     found = []
     for planned, goal in goals(log, targets, metric):
+        traces = study_traces(log, planned["metric"]) if with_traces else ()
         groups: dict[tuple[GroupValue, ...], list[Run]] = {}
         for run in runs_to_target(log, planned["metric"], goal, planned["direction"]):
             groups.setdefault(tuple(columns[run.key][name] for name in group_by), []).append(run)
@@ -81,6 +89,7 @@ def study_sweeps(
                 runs=tuple(runs),
                 provenance=study_provenance(log),
                 problems=log.problems,
+                traces=tuple(t for t in traces if tuple(columns[t.key][name] for name in group_by) == key),
             )
             for key, runs in groups.items()
         ]
