@@ -97,18 +97,73 @@ def runs_to_target(log: StudyLog, metric: str, target: float, direction: Literal
         for i, trial in enumerate(found.runs.tolist())
         if not log.trials[trial].facts["realisation"]
     ]
+    refuse_met_at_start(runs, metric, target, direction)
+    return tuple(runs)
+
+
+def refuse_met_at_start(runs: Sequence[Run], metric: str, target: float, direction: Literal["min", "max"]) -> None:
+    """Steps to a target that some run meets before it took a step measure nothing.
+
+    Raises:
+        ConfigError: there is such a run.
+    """
     early = [run for run in runs if run.reached and run.bracket[1] == 0.0]
     if early:
         raise ConfigError(
             f"the target {metric} {'<=' if direction == 'min' else '>='} {target:g} is already met before the first "
             f"step in {len(early)} of {len(runs)} runs (first: {early[0].key}); choose a harder target."
         )
-    return tuple(runs)
 
 
 def _run(trial: TrialLog, found: Crossings, i: int) -> Run:
-    """The i-th entry of `found`, which is that of this trial."""
-    status = trial.commit["status"] if trial.commit else "running"
+    facts = trial.facts
+    return _against(
+        found,
+        i,
+        key=trial.key,
+        seed=facts["seed"],
+        batch_size=facts["batch_size"],
+        workers=facts["workers"],
+        lr=facts["lr"],
+        status=trial.commit["status"] if trial.commit else "running",
+    )
+
+
+def run_to_target(
+    samples: FloatArray,
+    values: FloatArray,
+    target: float,
+    direction: Literal["min", "max"],
+    *,
+    key: str,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    lr: float,
+    status: str,
+) -> Run:
+    """One run against one target, whoever logged it.
+
+    Args:
+        samples: at its evaluations, ascending, shape (N,).
+        values: of the metric there, shape (N,).
+        target: value of the metric.
+        direction: "min" if smaller is better.
+        key: its name.
+        seed: of the run.
+        batch_size: global batch [samples].
+        workers: of the run.
+        lr: its peak learning rate.
+        status: how it ended; a run that "diverged" never counts as reached.
+    """
+    found = first_confirmed_crossings(np.zeros(len(values), np.int64), samples, values, target, direction)
+    return _against(found, 0, key=key, seed=seed, batch_size=batch_size, workers=workers, lr=lr, status=status)
+
+
+def _against(
+    found: Crossings, i: int, *, key: str, seed: int, batch_size: int, workers: int, lr: float, status: str
+) -> Run:
+    """The run whose evaluations gave the i-th entry of `found`."""
     reached = bool(found.reached[i]) and status != "diverged"
     if reached:
         crossing, bracket = float(found.samples[i]), (float(found.low[i]), float(found.high[i]))
@@ -116,13 +171,12 @@ def _run(trial: TrialLog, found: Crossings, i: int) -> Run:
         # A last evaluation that meets the target unconfirmed says nothing yet: the bound is the last miss.
         crossing = float(found.last_miss[i])
         bracket = (crossing, math.inf)
-    facts = trial.facts
     return Run(
-        key=trial.key,
-        seed=facts["seed"],
-        batch_size=facts["batch_size"],
-        workers=facts["workers"],
-        lr=facts["lr"],
+        key=key,
+        seed=seed,
+        batch_size=batch_size,
+        workers=workers,
+        lr=lr,
         reached=reached,
         samples=crossing,
         bracket=bracket,
