@@ -71,7 +71,7 @@ def equal_samples_rows(found: FixedBudget) -> list[dict[str, str]]:
             "value": number(loss.value, 4),
             "worse by": number(loss.gap, 2) if loss.gap else "0",
             "seeds": str(loss.seeds),
-            "within in": "-" if loss.probability is None else percent(loss.probability),
+            "in resamples": "-" if loss.probability is None else percent(loss.probability),
         }
         for loss in found.losses
     ]

@@ -283,7 +283,9 @@ def test_one_run_at_eleven_times_the_rest_is_named_and_moves_nothing(seeds: int,
         at = int(rng.integers(len(runs)))
         spoilt = [run(r.batch_size, r.lr, r.seed, 11.0 * r.steps) if k == at else r for k, r in enumerate(runs)]
         others = [r for k, r in enumerate(runs) if k != at]
-        with_it, without = (fit_curve(batch_points(rs)[0], rs, resamples=RESAMPLES, seed=i) for rs in (spoilt, others))
+        with_it, without = (
+            fit_curve(batch_points(rs)[0], rs, confidence=0.9, resamples=RESAMPLES, seed=i) for rs in (spoilt, others)
+        )
         if any(f"{runs[at].key} (seed {runs[at].seed}) took" in warning for warning in with_it.warnings):
             named += 1
             assert with_it.b_crit == pytest.approx(without.b_crit, rel=0.1)

@@ -1,0 +1,87 @@
+"""`fit` on curves and at equal samples: the same answer as from the study that they were logged by."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from analysis.cli import main
+from analysis.output import schema_of
+from analysis.read import load
+from tests.logged_elsewhere import evaluated, long_rows, trainer_state, write_csv, write_huggingface
+from tests.study_factory import METRIC, write_study
+
+assert trainer_state  # the format that is written below
+
+TARGET = 1.0
+EQUAL = ["--definition", "equal-samples", "--epsilon", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("study") / "s", targets=(TARGET,))
+
+
+@pytest.fixture(scope="module")
+def long_table(root, tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("curves") / "long.csv", long_rows(evaluated(load(root), METRIC)))
+
+
+def fits(capsys, *arguments, code=0):
+    assert main(["fit", *map(str, arguments), "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(document, schema_of("fit"))
+    return document["fits"]
+
+
+def refusal(capsys, *arguments):
+    assert main(["fit", *map(str, arguments)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def same(a, b, names=("b_crit", "b_crit_interval", "s_min", "e_min", "status", "reason", "points", "unit", "target")):
+    return {name: a[name] for name in names} == {name: b[name] for name in names}
+
+
+def test_curves_give_the_fit_of_their_study(capsys, root, long_table, tmp_path):
+    (of_study,) = fits(capsys, root, "--target", TARGET)
+    (of_table,) = fits(capsys, long_table, "--unit", "example", "--target", TARGET)
+    trainer = write_huggingface(tmp_path / "hf", evaluated(load(root), METRIC))
+    (of_trainer,) = fits(capsys, trainer, "--unit", "example", "--metric", "eval_loss", "--target", TARGET)
+    assert of_study["b_crit"] is not None
+    numbers = ("b_crit", "b_crit_interval", "s_min", "e_min", "status", "reason", "unit", "target")
+    assert same(of_study, of_table, numbers)
+    assert same(of_study, of_trainer, numbers)
+    assert of_table["provenance"]["files"][0]["kind"] == "table"
+
+
+def test_losses_at_equal_samples_are_those_of_the_study(capsys, root, long_table):
+    (of_study,) = fits(capsys, root, *EQUAL)
+    (of_table,) = fits(capsys, long_table, "--unit", "example", *EQUAL)
+    assert of_study["equal_samples"] == of_table["equal_samples"]
+    assert of_table["definition"] == "equal-samples"
+    assert of_table["b_crit"] == of_table["equal_samples"]["batch"]
+    assert of_table["s_min"] is None
+    assert of_table["n_runs"] == of_study["n_runs"]
+    for loss in of_table["equal_samples"]["losses"]:
+        assert loss["gap"] >= 0.0
+    assert main(["fit", str(root), *EQUAL]) == 0
+    assert "in resamples" in capsys.readouterr().out
+
+
+def test_a_tolerance_that_admits_more_never_gives_a_smaller_batch(capsys, root):
+    (found,) = fits(capsys, root, *EQUAL)
+    batches = [batch or 0 for _, batch, _ in found["equal_samples"]["sensitivity"]]
+    assert batches == sorted(batches)
+
+
+def test_what_is_missing_is_asked_for(capsys, long_table, tmp_path):
+    assert "give --target V" in refusal(capsys, long_table, "--unit", "example")
+    assert "--unit" in refusal(capsys, long_table, "--target", TARGET)
+    (points := tmp_path / "points.csv").write_text("batch_size,steps\n16,100\n32,60\n64,40\n")
+    assert "a table of points does not hold them" in refusal(capsys, points, *EQUAL)
+    assert "no SOURCE is one" in refusal(capsys, write_study(tmp_path / "other"), "--batch-size", "8")
