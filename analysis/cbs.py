@@ -46,7 +46,8 @@ class CurveFit:
         n_batches, n_runs, n_censored: batches with a point; runs of their whole LR grid; censored ones among them.
         rms_log_residual: root mean square of log(measured / fitted) over batches.
         seed_noise: pooled standard deviation of log steps over seeds within a batch; None with one run per batch.
-        status: ok | misfit | extrapolated | not_identified.
+        status: ok | misfit | extrapolated | not_identified; ok only with the whole interval inside the measured
+            batches and within a factor 10.
         reason: one sentence.
         warnings: one sentence each (edge of the LR grid, censored runs, outliers by name, ...).
     """
