@@ -159,6 +159,7 @@ def test_real_workers_survive_the_death_of_one_and_of_the_driver(tmp_path, capsy
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.ray
 @pytest.mark.parametrize("seed", range(10))
 def test_packs_survive_eighty_more(tmp_path, capsys, seed):
@@ -166,6 +167,7 @@ def test_packs_survive_eighty_more(tmp_path, capsys, seed):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.ray
 @pytest.mark.parametrize("seed", range(5))
 def test_real_workers_survive_twenty_more(tmp_path, capsys, seed):
