@@ -214,8 +214,10 @@ def _of_sweep(fit: SweepFit, against: Sequence[str]) -> Member:
 
 
 def _numeric(name: str, value: GroupValue | None) -> float:
+    if value is None:
+        raise ConfigError(f"--against {name}: the source does not say the {name} of its runs; add a column {name!r}.")
     try:
-        return float(value)  # type: ignore[arg-type]  # whatever float() does not take is refused
+        return float(value)
     except (TypeError, ValueError):
         raise ConfigError(f"--against {name} needs numbers, got {value!r}.") from None
 

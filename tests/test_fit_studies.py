@@ -139,5 +139,6 @@ def test_a_fitted_study_shows_itself_and_is_loaded_as_its_log(small: Path) -> No
     assert study.to_dict()["fits"][0]["b_crit"] == study.fit.b_crit
     jsonschema.validate(study.to_dict(), schema_of("fit"))
     assert "The critical batch size for loss" in study._repr_html_()
+    assert str(study).startswith("The critical batch size for loss")
     assert analysis.load(small) == load(small)
     assert analysis.fit(load(small)) == study

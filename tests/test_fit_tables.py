@@ -413,6 +413,7 @@ def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path:
 def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Path) -> None:
     fits = analysis.fit(hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05))
     assert "<th>B_crit</th>" in fits._repr_html_()
+    assert str(fits).startswith("The critical batch size is 267 samples")
     assert fits.to_dict()["fits"] == [fit.to_dict() for fit in fits.fits]
     jsonschema.validate(fits.to_dict(), schema_of("fit"))
     with pytest.raises(AttributeError):
