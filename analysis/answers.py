@@ -28,7 +28,7 @@ def answer_text(
     if fit.status == "misfit":
         return f"The data do not follow the curve that defines {asked}: {fit.reason}"
     if fit.status == "not_identified":
-        one_sided = (low == 0.0) != math.isinf(high)
+        one_sided = (low == 0.0) != math.isinf(high) and math.isfinite(low)
         bound = f" All they say is: {interval(low, high)} {units}." if one_sided else ""
         return f"The data do not say what {asked} is: {fit.reason}{bound}"
     says = (

@@ -32,6 +32,9 @@ class StudyResult(StudyAnalysis):
         """What `fit --json` prints."""
         return fit_document([self])
 
+    def __str__(self) -> str:
+        return card(self)
+
     def _repr_html_(self) -> str:
         return f"{study_fit(self)._repr_html_()}<pre>{html.escape(card(self))}</pre>"
 

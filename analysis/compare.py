@@ -103,7 +103,9 @@ def compare(
     if len(targets) > 2:
         raise ConfigError(f"--target may be given once for both or twice, for A and for B; got {len(targets)}.")
     if b is None and len(set(targets)) < 2:
-        raise ConfigError("one study is compared with itself at two targets: give --target twice, or a second study.")
+        raise ConfigError(
+            "one study is compared with itself at two targets: give --target twice, with two values, or a second study."
+        )
     logs = (load(a), load(a if b is None else b))
     _check_alike(*logs, metric)
     goals = targets if targets else (_common_target(*logs, metric),)

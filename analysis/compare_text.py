@@ -103,7 +103,7 @@ def _estimate(fit: CurveFit | None, name: str) -> str:
 
 def _steps(found: Comparison) -> list[str]:
     if not found.steps:
-        return ["No batch size was measured in both."]
+        return ["No batch size has steps to target in both."]
     rows = [["batch", "steps A", "steps B", "B/A"]]
     rows += [[count(batch), number(a, 4), number(b, 4), number(b / a)] for batch, a, b in found.steps]
     return _table(rows)

@@ -49,6 +49,9 @@ class Fits:
             cards = [sweep_card(fit) for fit in self.fits]
         return "\n\n\n".join([*cards, *overview(self.fits)])
 
+    def __str__(self) -> str:
+        return self.text()
+
     def _repr_html_(self) -> str:
         """Every fit, for a notebook."""
         return "".join(fit._repr_html_() for fit in self.fits)

@@ -75,6 +75,11 @@ def load(path: str | Path) -> StudyLog:
         StorageError: not a study directory, nothing committed yet, or a log of a newer version.
         CorruptError: every plan or every committed trial is corrupt.
     """
+    if Path(path).is_file():
+        raise StorageError(
+            f"{path} is a file, not a study directory: give the directory that `scaleexp run` wrote; tables of points "
+            "are for `fit` and `scaling`."
+        )
     store = Store(path)
     plan, problems = _plan(store)
     keys = [schema.trial_key(planned["trial_id"], planned["realisation"]) for planned in plan["trials"]]

@@ -105,7 +105,7 @@ class GroupLaw:
             lines.append(f"coefficient       {number(law.coefficient)} ({interval(*law.coefficient_interval)})")
             lines.append(f"rms log residual  {number(law.rms_log_residual)} over {law.n_groups} groups")
         if law.variance_inflation is not None:
-            lines.append(f"variance inflation  {number(law.variance_inflation)}")
+            lines.append(f"collinearity      variance inflation {number(law.variance_inflation)}")
         lines += [f"left out          {name}: {reason}" for name, reason in law.left_out]
         lines += [f"note              {warning}" for warning in law.warnings]
         return "\n".join(lines)
@@ -214,8 +214,10 @@ def _of_sweep(fit: SweepFit, against: Sequence[str]) -> Member:
 
 
 def _numeric(name: str, value: GroupValue | None) -> float:
+    if value is None:
+        raise ConfigError(f"--against {name}: the source does not say the {name} of its runs; add a column {name!r}.")
     try:
-        return float(value)  # type: ignore[arg-type]  # whatever float() does not take is refused
+        return float(value)
     except (TypeError, ValueError):
         raise ConfigError(f"--against {name} needs numbers, got {value!r}.") from None
 

@@ -47,7 +47,11 @@ def interval(low: float, high: float, digits: int = 3) -> str:
 
     >>> interval(70.0, 123.4), interval(70.0, float("inf")), interval(0.0, 123.4), interval(0.0, float("inf"))
     ('70 to 123', '70 or more', 'at most 123', 'unbounded on both sides')
+    >>> interval(float("inf"), float("inf"))
+    'unbounded'
     """
+    if low == inf:
+        return "unbounded"
     bounded_below, bounded_above = low > 0, high < inf
     if bounded_below and bounded_above:
         return f"{number(low, digits)} to {number(high, digits)}"

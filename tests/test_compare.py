@@ -13,6 +13,7 @@ import pytest
 from analysis.cbs import fit_points
 from analysis.cli import main
 from analysis.compare import AGREES, compare, compared, ratio_of
+from analysis.compare_text import compare_text
 from analysis.output import schema_of
 from analysis.study import analyse
 from scaleexp.errors import ConfigError, NotEnoughDataError
@@ -105,13 +106,19 @@ def test_wide_intervals_do_not_say(studies):
 def test_a_fit_that_is_not_ok_gives_no_ratio_and_says_which_and_why(studies, capsys):
     document = printed(capsys, studies / "a", studies / "small")
     assert (document["verdict"], document["ratios"]) == ("no_ratio", None)
-    assert "the fit of B is extrapolated" in document["sentence"]
+    assert "the fit of B is not identified" in document["sentence"]
     assert len(document["steps"]) == 3
     a = analyse(studies / "a")
     without = compared(a, replace(a, fit=None, fit_reason="2 batch sizes gave a point."))
     assert without.sentence == "No ratio of B_crit is given, for B has no curve: 2 batch sizes gave a point."
     with pytest.raises(NotEnoughDataError, match="neither has a curve"):
         compared(without.b, without.b)
+
+
+def test_a_target_that_one_side_never_reached_is_not_called_a_batch_size_that_was_not_measured(studies):
+    a = analyse(studies / "a")
+    never = replace(a, fit=None, fit_reason="0 of 3 runs reached it.", points=())
+    assert "No batch size has steps to target in both." in compare_text(compared(a, never))
 
 
 def test_intervals_of_the_ratio_cover_it_as_often_as_they_claim():
@@ -181,7 +188,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, studies, c
 
 def test_one_study_alone_needs_two_targets(studies):
     for targets in ((), (1.0,), (1.0, 1.0)):
-        with pytest.raises(ConfigError, match="give --target twice"):
+        with pytest.raises(ConfigError, match="give --target twice, with two values"):
             compare(studies / "a", targets=targets)
 
 

@@ -282,7 +282,7 @@ def test_runs_that_agree_only_because_all_fall_into_one_step_do_not_narrow_the_i
 
     exact = sweep(np.random.default_rng(0), few, noise=0.002)
     seen = [run(r.batch_size, r.lr, r.seed, r.steps, (r.steps - 0.5, r.steps + 0.5)) for r in exact]
-    narrow, wide = (fit_curve(batch_points(rs)[0], rs, resamples=1000) for rs in (exact, seen))
+    narrow, wide = (fit_curve(batch_points(rs)[0], rs, confidence=0.9, resamples=1000) for rs in (exact, seen))
     assert wide.b_crit == narrow.b_crit
     widths = [math.log(f.b_crit_interval[1] / f.b_crit_interval[0]) for f in (narrow, wide)]
     assert widths[1] > 5.0 * widths[0]

@@ -367,7 +367,7 @@ def test_another_study_or_another_format_is_refused_the_same_directory(study: Pa
     other = write_study(tmp_path / "other", batches=(32, 128), lrs_per_batch=1, seeds=1)
     with pytest.raises(ConfigError, match="export of another study"):
         export(analysis.load(other), to, tmp_path / "out")
-    with pytest.raises(ConfigError, match=f"holds the {to} export"):
+    with pytest.raises(ConfigError, match=f"holds the {to} export of .*, and one of parquet is wanted"):
         export(analysis.load(study), "parquet", tmp_path / "out")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,7 @@ def test_an_unbounded_end_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("batch_size,steps\n1,2\n2,inf\n", [], "row 2 has inf"),
         ("batch_size,steps\n1,2\n2.5,3\n", [], "'batch_size' of {file} must hold a whole number above 0"),
         ("batch_size,steps\n1,2\n0,3\n", [], "row 2 has 0"),
+        ("batch_size,steps\n1,2\nsmall,3\n", [], "a whole number above 0 in every row; row 2 has 'small'"),
         ("batch_size,steps,seed\n1,2,x\n", [], "'seed' of {file} must hold a whole number from 0 on"),
         ("batch_size,steps,lr\n1,2,0\n", [], "'lr' of {file} must hold a positive number"),
         ("batch_size,steps,reached\n1,2,maybe\n", [], "'reached' of {file} must hold true or false"),
@@ -314,13 +316,17 @@ def test_an_unbounded_end_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("batch_size,steps\n", [], "has no row"),
         ("", [], "cannot be read as CSV: the file is empty"),
         ("batch_size,steps\n1,2,3\n", [], "cannot be read as CSV"),
+        ("batch_size;steps\n1;2,5\n", [], "separated by semicolons; save it with commas"),
+        ("batch_size\tsteps\n1\t2\n", [], "separated by tabs; save it with commas"),
+        ("batch_size,steps,steps \n1,2,3\n", [], "more than one column named 'steps'"),
         ("batch_size,steps,steps\n1,2,3\n", [], "more than one column named 'steps'"),
         ("batch_size,steps,samples\n10,5,900\n", [], "row 1 of {file} has 900 samples, which are not 5 steps of 10"),
         ("batch_size,epochs\n1,2\n", ["--cost-column", "epochs"], "needs to know what it counts"),
+        ("batch_size,n\n1,2\n", ["--cost-column", "n", "--unit", "steps"], "name that column with --steps-column"),
+        ("batch_size,n\n1,2\n", ["--cost-column", "n", "--unit", " "], "--unit is empty"),
         ("batch_size,steps\n1,2\n", ["--steps-column", "steps", "--cost-column", "x"], "give one of --steps-column"),
         ("batch_size,steps\n1,2\n", ["--target", "0.5"], "--target and --metric cannot choose one"),
         ("batch_size,samples,unit\n1,2,epochs\n", [], "counts samples in epochs: name that column with --cost-column"),
-        ("run,batch_size,samples,value\na,1,2,3\n", [], "holds curves"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_one_sentence_and_exit_2(
@@ -330,11 +336,43 @@ def test_a_table_that_cannot_be_meant_is_one_sentence_and_exit_2(
     assert says.format(file=file) in refused(capsys, file, *arguments)
 
 
+@pytest.mark.parametrize(
+    "write", [lambda t: t.replace("\n", "\r\n"), lambda t: "\ufeff" + t, lambda t: t.replace(",", " , ")]
+)
+def test_line_ends_a_byte_order_mark_and_blanks_around_commas_change_nothing(
+    tmp_path: Path, write: Callable[[str], str]
+) -> None:
+    plain = hyperbola(tmp_path / "t.csv", seeds=2, noise=0.05)
+    other = tmp_path / "o.csv"
+    other.write_bytes(write(plain.read_text()).encode())
+    assert read_points(other, Columns())[0].runs == read_points(plain, Columns())[0].runs
+
+
+def test_what_no_side_bounds_is_not_printed_as_infinity_or_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(B, 1e6 * B**-1.5 * (1.0 + 0.01 * seed)) for B in BATCHES for seed in (0, 1)]
+    falling = "batch_size,steps\n" + "".join(f"{B},{steps!r}\n" for B, steps in rows)
+    assert main(["fit", str(table(tmp_path / "t.csv", falling))]) == 0
+    said = capsys.readouterr().out
+    assert "∞ or more" not in said
+    assert "All they say" not in said
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_that_is_not_in_utf_8_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("batch_size,steps,größe\n1,2,3\n", encoding=encoding)
+    assert "it is not in UTF-8; save it as CSV in UTF-8" in refused(capsys, file)
+
+
 def test_a_source_that_is_neither_study_nor_table_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "is neither a study nor a table" in refused(capsys, table(tmp_path / "notes.txt", "hello"))
-    assert "cannot be read as CSV: No such file" in refused(capsys, tmp_path / "none.csv")
+    assert "cannot be read: there is no such file" in refused(capsys, tmp_path / "none.csv")
     assert "cannot be read as PARQUET" in refused(capsys, table(tmp_path / "t.parquet", "no parquet"))
     assert "no such directory" in refused(capsys, tmp_path / "none", code=5)
     assert "copy it here first" in refused(capsys, "s3://bucket/points.csv")
@@ -374,6 +412,7 @@ def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path:
 def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Path) -> None:
     fits = analysis.fit(hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05))
     assert "<th>B_crit</th>" in fits._repr_html_()
+    assert str(fits).startswith("The critical batch size is 267 samples")
     assert fits.to_dict()["fits"] == [fit.to_dict() for fit in fits.fits]
     jsonschema.validate(fits.to_dict(), schema_of("fit"))
     with pytest.raises(AttributeError):

@@ -169,3 +169,9 @@ def test_a_nullable_column_that_an_older_writer_did_not_know_is_null(study: Path
     evals = read_evals(load(study))
     assert evals["eval_s"].null_count > 0
     assert pa.types.is_float64(evals["eval_s"].type)
+
+
+def test_a_table_in_the_place_of_a_study_is_named_with_the_commands_that_take_it(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("batch_size,steps\n")
+    with pytest.raises(StorageError, match=r"is a file, not a study directory.*tables of points are for `fit`"):
+        load(tmp_path / "points.csv")

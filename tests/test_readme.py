@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from analysis.cli import main
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -46,3 +48,9 @@ def test_the_example_of_a_typing_error_is_what_is_printed(tmp_path):
 def test_the_figure_that_the_readme_shows_is_there():
     (path,) = re.findall(r"!\[.*?\]\((.*?)\)", README, flags=re.DOTALL)
     assert (Path(__file__).parents[1] / path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_of_points_gives_what_is_printed(tmp_path, capsys):
+    (tmp_path / "points.csv").write_text(block("csv", "batch_size,steps"))
+    assert main(["fit", str(tmp_path / "points.csv")]) == 0
+    assert capsys.readouterr().out.startswith(block("", "95 % interval 115 to 128"))

@@ -179,6 +179,11 @@ def test_a_regressor_outside_the_groups_is_refused(points: str, capsys: pytest.C
     assert "must be one of the columns of --group-by" in capsys.readouterr().err
 
 
+def test_a_target_that_the_table_does_not_say_is_named(points: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scaling", points, "--group-by", "n_params", "--against", "target"]) == 2
+    assert "the source does not say the target of its runs; add a column 'target'" in capsys.readouterr().err
+
+
 def test_points_without_a_curve_are_too_few_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "p.csv", ["n_params", "batch_size", "steps"], [(n, 8, 100) for n in SIZES])
     assert main(["scaling", path, "--against", "n_params"]) == 6

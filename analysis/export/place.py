@@ -68,7 +68,11 @@ def claim(out: Path, to: Format, log: StudyLog) -> Marker:
     except (ValueError, TypeError):
         raise ConfigError(f"{out / MARKER} was not written by this version: {_OTHER}.") from None
     planned = {schema.trial_key(t["trial_id"], t["realisation"]) for t in log.plan["trials"]}
-    if (held.format, held.study) != (to, name) or not set(held.trials) <= planned:
+    if held.format != to:
+        raise ConfigError(
+            f"{out} holds the {held.format} export of {held.study!r}, and one of {to} is wanted: {_OTHER}."
+        )
+    if held.study != name or not set(held.trials) <= planned:
         raise ConfigError(f"{out} holds the {held.format} export of another study, {held.study!r}: {_OTHER}.")
     return held
 

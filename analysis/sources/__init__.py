@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from analysis.sources.studies import study_sweeps
 from analysis.sources.table import SUFFIXES, read_table
 from analysis.sweep import Sweep, pooled
 from scaleexp import schema
-from scaleexp.errors import ConfigError
+from scaleexp.errors import ConfigError, StorageError
 
 Source = str | Path | StudyLog
 
@@ -34,7 +35,7 @@ def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "
         return "study"
     path, remote = Path(source), "://" in str(source)
     foreign = not remote and path.exists() and not (path / schema.PLAN_DIR).is_dir()
-    if foreign and _may_hold_curves(path) and holds_curves(path, run_column or "run"):
+    if foreign and _holds_curves(path, run_column or "run"):
         return "curves"
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
         if remote:
@@ -50,10 +51,14 @@ def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "
     return "study"
 
 
-def _may_hold_curves(path: Path) -> bool:
-    """Whether its name lets it: what is foreign is not read to the end to find out."""
+def _holds_curves(path: Path, run_column: str) -> bool:
+    """Whether it does; what is foreign by its name is not read to find out, and what cannot be read is told later."""
     suffix = path.suffix.lower()
-    return path.is_dir() or EVENTS in path.name or suffix in SUFFIXES or suffix in (".json", ".jsonl", ".ndjson")
+    if not (path.is_dir() or EVENTS in path.name or suffix in SUFFIXES or suffix in (".json", ".jsonl", ".ndjson")):
+        return False
+    with suppress(ConfigError, StorageError):
+        return holds_curves(path, run_column)
+    return False
 
 
 def load_sweeps(

@@ -184,6 +184,8 @@ def _units(kind: str, option: str | None, said: str | None, where: str) -> tuple
     """(unit of the cost, what a sample is)."""
     if option is not None and said is not None and _singular(option) != _singular(said):
         raise ConfigError(f"--unit {option} contradicts the column {UNIT_COLUMN!r} of {where} which says {said}.")
+    if option is not None and not option.strip():
+        raise ConfigError("--unit is empty; give what --cost-column counts, for instance epochs or tokens.")
     unit = option or said
     if kind == "cost":
         if unit is None:
@@ -191,6 +193,8 @@ def _units(kind: str, option: str | None, said: str | None, where: str) -> tuple
                 f"--cost-column needs to know what it counts: {where} has no column {UNIT_COLUMN!r}; add --unit, for "
                 "instance epochs, tokens, or samples where it counts the same things as the batch size."
             )
+        if _singular(unit) == "step":
+            raise ConfigError(f"{where} counts its cost in {unit}: name that column with --steps-column.")
         return (SAMPLES if _singular(unit) == "sample" else unit), ""
     if unit is not None and _singular(unit) in ("epoch", "second", "hour"):
         raise ConfigError(f"{where} counts {kind} in {unit}: name that column with --cost-column.")

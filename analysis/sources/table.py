@@ -95,6 +95,8 @@ def read_table(path: str | Path) -> FileTable:
     try:
         content = file.read_bytes()
         table = _csv(content) if file.suffix.lower() == ".csv" else _parquet(content)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} cannot be read: there is no such file.") from None
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{path} cannot be read as {file.suffix[1:].upper()}: {_first_line(error)}.") from None
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -111,7 +113,18 @@ def _csv(content: bytes) -> pa.Table:
     if not content.strip():
         raise pa.ArrowInvalid("the file is empty")
     # A spreadsheet may begin its file with a byte-order mark, which is no part of the first name.
-    return csv.read_csv(BytesIO(content.removeprefix(b"\xef\xbb\xbf")))
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        header = content.decode().splitlines()[0]
+    except UnicodeDecodeError:
+        raise pa.ArrowInvalid("it is not in UTF-8; save it as CSV in UTF-8") from None
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if separator in header and "," not in header:
+            raise pa.ArrowInvalid(
+                f"its columns are separated by {name}; save it with commas between columns and points in decimals"
+            )
+    table = csv.read_csv(BytesIO(content))
+    return table.rename_columns([name.strip() for name in table.column_names])
 
 
 def _parquet(content: bytes) -> pa.Table:
@@ -136,9 +149,18 @@ def _positive(cell: object) -> float | None:
 
 
 def _whole(cell: object, least: int) -> int | None:
-    if isinstance(cell, bool) or not isinstance(cell, int | float) or not math.isfinite(cell):
+    # One word in a column makes text of all its numbers; the row to name is that of the word.
+    number = _parsed(cell) if isinstance(cell, str) else cell
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         return None
-    return int(cell) if cell == int(cell) and cell >= least else None
+    return int(number) if number == int(number) and number >= least else None
+
+
+def _parsed(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _flag(cell: object) -> bool | None:
