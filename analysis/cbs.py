@@ -49,6 +49,7 @@ class CurveFit:
         status: ok | misfit | extrapolated | not_identified.
         reason: one sentence.
         warnings: one sentence each (edge of the LR grid, censored runs, outliers by name, ...).
+        birge: factor by which intervals are widened because points scatter further than seeds explain; 1 for none.
     """
 
     b_crit: float
@@ -67,6 +68,7 @@ class CurveFit:
     status: FitStatus
     reason: str
     warnings: tuple[str, ...]
+    birge: float = 1.0
 
 
 def fit_curve(
@@ -230,6 +232,7 @@ def _fit(
         status=status,
         reason=reason,
         warnings=(*warnings, *spread.notes),
+        birge=spread.birge,
     )
 
 

@@ -15,6 +15,8 @@ from analysis.fit_options import DEFAULTS
 from analysis.fit_options import FitOptions as FitOptions
 from analysis.jsonable import json_interval, json_safe
 from analysis.judge import MIN_BATCHES
+from analysis.methods import Methods
+from analysis.multiverse import Multiverse
 from analysis.overhead import Overhead, overhead_of
 from analysis.regimes import regimes
 from analysis.shape import fit_shape
@@ -43,6 +45,8 @@ class SweepFit:
         shape_exponent, shape_exponent_interval: p of E = E_min (1 + (B / B_c)^p), a check on the curve.
         regimes: where perfect scaling and where diminishing returns end.
         left_out: one sentence for each thing not used, and why.
+        multiverse: the same under other choices; None unless asked for.
+        methods: a paragraph for a paper; None unless asked for.
     """
 
     sweep: Sweep
@@ -56,6 +60,8 @@ class SweepFit:
     shape_exponent_interval: tuple[float, float] | None
     regimes: Mapping[str, Any] | None
     left_out: tuple[str, ...]
+    multiverse: Multiverse | None = None
+    methods: Methods | None = None
 
     @property
     def has_curve(self) -> bool:
@@ -108,10 +114,12 @@ class SweepFit:
                 "reason": self.reason,
                 "shape_exponent": self.shape_exponent,
                 "shape_exponent_interval": json_interval(self.shape_exponent_interval),
-                "overhead": overhead_entry(self.overhead),
+                "overhead": overhead_entry(self.overhead, curve, self.points),
                 "regimes": self.regimes,
                 "warnings": () if curve is None else curve.warnings,
                 "left_out": self.left_out,
+                "multiverse": self.multiverse.to_dict() if self.multiverse else None,
+                "methods": self.methods.to_dict() if self.methods else None,
                 "points": [point_entry(point, sweep) for point in self.points],
                 "provenance": {**sweep.provenance, "analysis_version": __version__},
             }
@@ -188,7 +196,14 @@ def _shape(
 ) -> tuple[float | None, tuple[float, float] | None]:
     """(exponent, interval) of the free shape; None where too few batches gave a point."""
     batches, costs = [point.batch_size for point in points], [point.samples for point in points]
-    found = fit_shape(batches, costs, runs=sweep.runs, confidence=options.confidence, seed=options.seed)
+    found = fit_shape(
+        batches,
+        costs,
+        runs=sweep.runs,
+        aggregate=options.aggregate,
+        confidence=options.confidence,
+        seed=options.seed,
+    )
     return found.exponent, None if found.exponent is None else found.interval
 
 
