@@ -27,6 +27,8 @@ def used_by(fit: SweepFit, study: StudyAnalysis | None = None) -> Used:
     """What a fit used."""
     sweep, curve, options = fit.sweep, fit.curve, fit.options
     found = fit.regimes
+    # A paper reports what may be read off the curve; the rest of the paragraph stands without it.
+    overhead = fit.overhead if fit.status in ("ok", "extrapolated") else None
     unit = sweep.unit if sweep.counts_samples else sweep.cost_unit.removesuffix("s")
     return Used(
         n_batches=len(fit.points),
@@ -42,7 +44,7 @@ def used_by(fit: SweepFit, study: StudyAnalysis | None = None) -> Used:
         lr_tuned=sweep.knows_lr and any(len(point.lr_curve) > 1 for point in fit.points),
         from_seeds=curve is not None and (curve.seed_noise or 0.0) >= NO_SPREAD,
         birge=1.0 if curve is None else curve.birge,
-        overhead=(fit.overhead.delta, float(fit.overhead.reference_batch)) if fit.overhead else None,
+        overhead=(overhead.delta, float(overhead.reference_batch)) if overhead else None,
         regimes=(found["perfect_slope"], found["maximal_slope"]) if found else None,
         shape_exponent=fit.shape_exponent is not None,
         noise_scale=study is not None and study.noise is not None,

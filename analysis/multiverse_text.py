@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +81,10 @@ def _range(found: Multiverse) -> str:
 
 def _moves(found: Multiverse) -> Iterator[str]:
     """The choice that moves it most; the definition apart, since another one is another quantity."""
+    lost = _unbinds(_of_b_crit(found))
+    if lost:
+        yield f"The {lost} moves it most: by itself it makes a bounded curve flat (0) or linear (∞)."
+        return
     of_b_crit = {name: factor for name, factor in found.factors.items() if name != "definition"}
     if not of_b_crit:
         return
@@ -87,6 +93,19 @@ def _moves(found: Multiverse) -> Iterator[str]:
         yield "None of these choices moves it."
     else:
         yield f"The {most} moves it most: by up to {_factor(of_b_crit[most])}, all else the same."
+
+
+def _unbinds(rows: Sequence[Choice]) -> str | None:
+    """The dimension that most often, all else the same, decides whether there is a number at all."""
+    often: Counter[str] = Counter()
+    for name in DIMENSIONS[:-1]:
+        cells: dict[tuple[object, ...], set[bool]] = defaultdict(set)
+        for row in rows:
+            others = tuple(getattr(row, other) for other in DIMENSIONS if other != name)
+            cells[others].add(0.0 < row.batch < math.inf)
+        often[name] = sum(len(seen) > 1 for seen in cells.values()) * len(_seen(rows, name))
+    ((most, times),) = often.most_common(1)
+    return most if times else None
 
 
 def _definitions(found: Multiverse, fit: SweepFit) -> Iterator[str]:
