@@ -71,8 +71,8 @@ def multiverse_lines(found: Multiverse, fit: SweepFit) -> list[str]:
 def _range(found: Multiverse) -> str:
     rows = _of_b_crit(found)
     whole = _level("", "", rows)
-    if whole.fits == 1:
-        return f"There is one combination, and B_crit is {number(whole.low)}."
+    if number(whole.low) == number(whole.high):
+        return f"B_crit is {number(whole.low)} in all of {count(whole.fits)} combinations."
     return (
         f"B_crit lies between {number(whole.low)} and {number(whole.high)}, median {number(whole.median)}, in "
         f"{count(whole.fits)} combinations."

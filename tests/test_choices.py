@@ -124,6 +124,15 @@ def test_the_table_of_choices_is_the_rows_told_by_level(table: Path, capsys: pyt
     assert "overhead is 20 % over linear scaling from B = 16." in said
 
 
+def test_where_no_choice_matters_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "perfect.csv"
+    path.write_text("batch_size,samples\n16,13600\n64,16000\n256,25600\n1024,64000\n")
+    fit = analysis.fit(path).fits[0]
+    lines = multiverse_lines(multiverse_of(fit), fit)
+    assert "B_crit is 256 in all of 9 combinations." in lines
+    assert "None of these choices moves it." in lines
+
+
 def test_what_decides_whether_there_is_a_number_moves_it_most(table: Path) -> None:
     fit = analysis.fit(table).fits[0]
     found = multiverse_of(fit)
