@@ -57,10 +57,10 @@ def overview(fits: Sequence[SweepFit]) -> list[str]:
                 fit.status.replace("_", " "),
             ]
         )
-    return ["\n".join(_aligned(rows, words={*range(len(columns)), len(rows[0]) - 1}))]
+    return ["\n".join(aligned(rows, words={*range(len(columns)), len(rows[0]) - 1}))]
 
 
-def _aligned(rows: Sequence[Sequence[str]], *, words: Collection[int] = ()) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], *, words: Collection[int] = ()) -> list[str]:
     """Columns of equal width: numbers to the right, those of `words` to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
@@ -112,12 +112,12 @@ def _table(fit: SweepFit) -> list[str]:
     """One line per batch; `<` or `>` marks a best LR at that end of its grid."""
     if fit.equal_samples is not None:
         budget = equal_samples_rows(fit.equal_samples)
-        return _aligned([list(budget[0]), *(list(cells.values()) for cells in budget)])
+        return aligned([list(budget[0]), *(list(cells.values()) for cells in budget)])
     if not fit.points:
         return []
     columns = [_columns(point, fit) for point in fit.points]
     rows = [list(columns[0]), *(list(cells.values()) for cells in columns)]
-    lines = _aligned(rows)
+    lines = aligned(rows)
     if any(point.lr_edge for point in fit.points):
         lines.append("< or > at the best LR: it is the smallest or largest of its grid.")
     return lines

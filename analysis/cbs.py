@@ -50,6 +50,7 @@ class CurveFit:
             batches and within a factor 10.
         reason: one sentence.
         warnings: one sentence each (edge of the LR grid, censored runs, outliers by name, ...).
+        birge: factor by which intervals are widened because points scatter further than seeds explain; 1 for none.
     """
 
     b_crit: float
@@ -68,6 +69,7 @@ class CurveFit:
     status: FitStatus
     reason: str
     warnings: tuple[str, ...]
+    birge: float = 1.0
 
 
 def fit_curve(
@@ -231,6 +233,7 @@ def _fit(
         status=status,
         reason=reason,
         warnings=(*warnings, *spread.notes),
+        birge=spread.birge,
     )
 
 

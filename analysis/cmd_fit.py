@@ -39,6 +39,8 @@ _CURVES = "of curves:"
 )
 @click.option("--confidence", type=float, default=CONFIDENCE, show_default=True, help="Of every interval.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--multiverse", is_flag=True, help="How B_crit moves over targets, crossings, aggregates, losses, ...")
+@click.option("--methods", is_flag=True, help="A methods paragraph with its BibTeX, after the fits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its schema ships in analysis/schemas.")
 def fit(
     sources: tuple[str, ...],
@@ -62,6 +64,8 @@ def fit(
     aggregate: Aggregate,
     confidence: float,
     seed: int,
+    multiverse: bool,
+    methods: bool,
     as_json: bool,
 ) -> None:
     """Fit the critical batch size of each SOURCE: a study directory, a table of points, or training curves.
@@ -99,5 +103,7 @@ def fit(
         run_pattern=run_pattern,
         direction=direction,
     )
-    found = fit_sources(sources, options, columns, targets=targets, metric=metric)
+    found = fit_sources(
+        sources, options, columns, targets=targets, metric=metric, multiverse=multiverse, methods=methods
+    )
     click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else found.text())

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from analysis.cbs import CurveFit
 from analysis.jsonable import json_interval, json_safe
-from analysis.overhead import Overhead
+from analysis.overhead import Overhead, sensitivity_of
 from analysis.sweep import Sweep
 from analysis.targets import BatchPoint
 
 
-def overhead_entry(found: Overhead | None) -> dict[str, Any] | None:
+def overhead_entry(found: Overhead | None, fit: CurveFit | None, points: Sequence[BatchPoint]) -> dict[str, Any] | None:
     """`overhead`; None without a curve."""
-    if found is None:
+    if found is None or fit is None:
         return None
     values = {f.name: getattr(found, f.name) for f in fields(found)}
-    return {**json_safe(values), "interval": json_interval(found.interval)}
+    cells = [cell.to_dict() for cell in sensitivity_of(found, fit, points)]
+    return {**json_safe(values), "interval": json_interval(found.interval), "sensitivity": cells}
 
 
 def point_entry(point: BatchPoint, sweep: Sweep) -> dict[str, Any]:

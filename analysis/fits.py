@@ -17,6 +17,8 @@ from analysis.fit_options import FitOptions as FitOptions
 from analysis.fixed_budget import FixedBudget
 from analysis.jsonable import json_interval, json_safe
 from analysis.judge import MIN_BATCHES
+from analysis.methods import Methods
+from analysis.multiverse import Multiverse
 from analysis.overhead import Overhead, overhead_of
 from analysis.regimes import regimes
 from analysis.shape import fit_shape
@@ -45,6 +47,8 @@ class SweepFit:
         regimes: where perfect scaling and where diminishing returns end.
         left_out: one sentence for each thing not used, and why.
         equal_samples: the answer if the definition at equal samples was asked for, otherwise None.
+        multiverse: the same under other choices; None unless asked for.
+        methods: a paragraph for a paper; None unless asked for.
     """
 
     sweep: Sweep
@@ -59,6 +63,8 @@ class SweepFit:
     regimes: Mapping[str, Any] | None
     left_out: tuple[str, ...]
     equal_samples: FixedBudget | None = None
+    multiverse: Multiverse | None = None
+    methods: Methods | None = None
 
     @property
     def has_curve(self) -> bool:
@@ -119,12 +125,14 @@ class SweepFit:
                 "reason": self.reason,
                 "shape_exponent": self.shape_exponent,
                 "shape_exponent_interval": json_interval(self.shape_exponent_interval),
-                "overhead": overhead_entry(self.overhead),
+                "overhead": overhead_entry(self.overhead, curve, self.points),
                 "regimes": self.regimes,
                 "warnings": () if curve is None else curve.warnings,
                 "equal_samples": None,
                 **({} if self.equal_samples is None else equal_samples_entry(self.equal_samples)),
                 "left_out": self.left_out,
+                "multiverse": self.multiverse.to_dict() if self.multiverse else None,
+                "methods": self.methods.to_dict() if self.methods else None,
                 "points": [point_entry(point, sweep) for point in self.points],
                 "provenance": {**sweep.provenance, "analysis_version": __version__},
             }
@@ -193,7 +201,14 @@ def _shape(
 ) -> tuple[float | None, tuple[float, float] | None]:
     """(exponent, interval) of the free shape; None where too few batches gave a point."""
     batches, costs = [point.batch_size for point in points], [point.samples for point in points]
-    found = fit_shape(batches, costs, runs=sweep.runs, confidence=options.confidence, seed=options.seed)
+    found = fit_shape(
+        batches,
+        costs,
+        runs=sweep.runs,
+        aggregate=options.aggregate,
+        confidence=options.confidence,
+        seed=options.seed,
+    )
     return found.exponent, None if found.exponent is None else found.interval
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from analysis.card import card, overview, sweep_card
+from analysis.choices import multiverse_of
+from analysis.fit_methods import methods_lines, methods_of
 from analysis.fits import FitOptions, SweepFit, fit_sweep
+from analysis.multiverse_text import multiverse_lines
 from analysis.output import fit_document, fits_document
 from analysis.read import StudyLog
 from analysis.read import load as load_study
@@ -38,7 +42,7 @@ class Fits:
     def to_dict(self) -> dict[str, Any]:
         """What `fit --json` prints."""
         if self.studies and len({study.log.path for study in self.studies}) == 1:
-            return fit_document(self.studies, self.fits[0].options)
+            return fit_document(self.studies, self.fits)
         return fits_document(self.fits)
 
     def text(self) -> str:
@@ -47,7 +51,10 @@ class Fits:
             cards = [card(study, fit) for study, fit in zip(self.studies, self.fits, strict=True)]
         else:
             cards = [sweep_card(fit) for fit in self.fits]
-        return "\n\n\n".join([*cards, *overview(self.fits)])
+        said = [[card, *_choices(fit)] for card, fit in zip(cards, self.fits, strict=True)]
+        written = "\n".join(methods_lines(self.fits))
+        parts = ["\n\n".join(lines) for lines in said]
+        return "\n\n\n".join([*parts, *overview(self.fits), *([written] if written else [])])
 
     def __str__(self) -> str:
         return self.text()
@@ -64,10 +71,21 @@ def fit_sources(
     *,
     targets: Sequence[float] = (),
     metric: str | None = None,
+    multiverse: bool = False,
+    methods: bool = False,
 ) -> Fits:
     """Fit every group of every source.
 
     A study that is not grouped is analysed whole, with its noise scale and rules; several are told apart by name.
+
+    Args:
+        sources: studies and tables.
+        options: how to fit.
+        columns: what the columns of tables mean, and what to group by.
+        targets: for studies, values of the metric.
+        metric: for studies, one that the plan has a target for.
+        multiverse: whether every fit is to be repeated under other choices.
+        methods: whether every fit is to come with a paragraph for a paper.
 
     Raises:
         ConfigError: arguments or a source that cannot be meant.
@@ -80,6 +98,10 @@ def fit_sources(
             "--unit, --batch-size, --lr, --run-pattern, --direction and the --...-column options say what tables and "
             "curves mean; no SOURCE is one."
         )
+    sources = [
+        load_study(each) if isinstance(each, str | Path) and kind_of(each, columns.run) == "study" else each
+        for each in sources
+    ]
     if columns.group_by or kinds != {"study"}:
         traced = options.definition == "equal-samples"
         sweeps = load_sweeps(sources, columns, targets=targets, metric=metric, with_traces=traced)
@@ -89,7 +111,20 @@ def fit_sources(
     if not found.has_curve:
         most = max(found.fits, key=lambda fit: len(fit.points))
         raise NotEnoughDataError(most.reason if len(found.fits) == 1 or found.studies else most.answer)
-    return found
+    if multiverse:
+        logs = [source for source in sources if isinstance(source, StudyLog)]
+        found = replace(found, fits=tuple(replace(fit, multiverse=multiverse_of(fit, logs)) for fit in found.fits))
+    return _with_methods(found) if methods else found
+
+
+def _with_methods(found: Fits) -> Fits:
+    studies = found.studies or (None,) * len(found.fits)
+    fits = tuple(replace(f, methods=methods_of(f, study)) for f, study in zip(found.fits, studies, strict=True))
+    return replace(found, fits=fits)
+
+
+def _choices(fit: SweepFit) -> list[str]:
+    return ["\n".join(multiverse_lines(fit.multiverse, fit))] if fit.multiverse else []
 
 
 def _whole_studies(

@@ -63,8 +63,8 @@ class Multiverse:
         rows: one per combination.
         summary: definition -> (min, median, max) over its rows [samples].
         factors: dimension -> largest factor between two of its levels, the geometric mean over the pairs of bounded
-            rows that differ in it alone; 1 is no effect. The overhead definition is another quantity than B_crit, so
-            that of `definition` says how little a number means without its definition.
+            rows of B_crit that differ in it alone; 1 is no effect. That of `definition` is over all rows: the overhead
+            definition is another quantity, so it says how little a number means without its definition.
         moves_most: the dimension with the largest factor; None where no dimension has two levels.
         unbounded: rows whose batch is 0 or inf; they are in no factor.
         left_out: (target, crossing, why there is no row).
@@ -118,7 +118,10 @@ def multiverse(
     order = {name: i for i, name in enumerate((*runs, *CROSSINGS, *AGGREGATES, *LOSSES, *DEFINITIONS))}
     rows.sort(key=lambda row: [order[getattr(row, name)] for name in DIMENSIONS])
     bounded = [row for row in rows if 0.0 < row.batch < math.inf]
-    factors = _factors(bounded)
+    factors = {
+        **_factors([row for row in bounded if row.definition == DEFINITIONS[0]]),
+        **_factors(bounded, ["definition"]),
+    }
     return Multiverse(
         rows=tuple(rows),
         summary=_summary(rows),
@@ -195,10 +198,10 @@ def _summary(rows: Sequence[Choice]) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _factors(rows: Sequence[Choice]) -> dict[str, float]:
+def _factors(rows: Sequence[Choice], dimensions: Sequence[str] = DIMENSIONS) -> dict[str, float]:
     """How much each dimension moves the answer, everything else the same."""
     factors = {}
-    for name in DIMENSIONS:
+    for name in dimensions:
         levels = list(dict.fromkeys(getattr(row, name) for row in rows))
         cells: dict[tuple[Any, ...], dict[Any, float]] = defaultdict(dict)
         for row in rows:

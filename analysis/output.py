@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, cast
 
-from analysis.fits import FitOptions, SweepFit
+from analysis.fits import SweepFit
 from analysis.jsonable import json_safe as json_safe
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis
@@ -15,11 +15,16 @@ from analysis.study import StudyAnalysis
 VERSION = 1
 
 
-def fit_document(studies: Sequence[StudyAnalysis], options: FitOptions | None = None) -> dict[str, Any]:
-    """`fit --json` of one study: one entry of `fits` per target; noise, rules and agreements at the last of them."""
+def fit_document(studies: Sequence[StudyAnalysis], fits: Sequence[SweepFit] = ()) -> dict[str, Any]:
+    """`fit --json` of one study: one entry of `fits` per target; noise, rules and agreements at the last of them.
+
+    Args:
+        studies: the study at each target.
+        fits: of them; with default options if empty.
+    """
     last = studies[-1]
     return {
-        **fits_document([study_fit(study, options) for study in studies]),
+        **fits_document(fits or [study_fit(study) for study in studies]),
         "noise": json_safe(last.noise),
         "noise_series": json_safe(last.noise_series),
         "noise_layers": json_safe(dict(last.noise_layers)),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.cbs import CurveFit
 from analysis.defaults import DELTA
+from analysis.sensitivity import DELTAS, OverheadCell, overhead_table
 from analysis.study import StudyAnalysis
+from analysis.targets import BatchPoint
 from scaleexp.laws import overhead_batch
 
-__all__ = ["DELTA", "Overhead", "overhead", "overhead_of"]
+__all__ = ["DELTA", "PUBLISHED_REFERENCE", "Overhead", "overhead", "overhead_of", "sensitivity_of"]
+
+PUBLISHED_REFERENCE = 256
+"""B_ref of Zhang et al. 2024 (arXiv:2410.21676)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,3 +61,16 @@ def overhead_of(fit: CurveFit, reference_batch: int, delta: float = DELTA) -> Ov
         batch=batch,
         interval=(low if fit.b_crit_interval[0] > 0.0 else 0.0, high),
     )
+
+
+def sensitivity_of(found: Overhead, fit: CurveFit, points: Sequence[BatchPoint]) -> tuple[OverheadCell, ...]:
+    """How B* depends on (delta, B_ref): the chosen ones among others that could have been chosen.
+
+    Reference batches are the chosen one, the two smallest measured, and the published one where it was measured past.
+    """
+    measured = [point.batch_size for point in points]
+    references = {found.reference_batch, *measured[:2]}
+    if measured[0] <= PUBLISHED_REFERENCE <= measured[-1]:
+        references.add(PUBLISHED_REFERENCE)
+    deltas = sorted({*DELTAS, found.delta})
+    return overhead_table(fit.b_crit, fit.b_crit_interval, sorted(references), deltas)

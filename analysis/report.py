@@ -13,11 +13,14 @@ from markupsafe import Markup
 
 from analysis import provenance, sections
 from analysis.agreements import disagreements
+from analysis.curve_checks import curve_sentences, overhead_rows
 from analysis.figure_data import csv_text, runs_sheet
+from analysis.fit_methods import methods_of
 from analysis.further import further
 from analysis.overhead import DELTA
 from analysis.pictures import data_uri, pictures
 from analysis.runs_table import runs_table
+from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis, answer
 from analysis.wording import interval, number, percent, unit_plural
 from scaleexp import __version__
@@ -75,7 +78,8 @@ def context(study: StudyAnalysis) -> dict[str, Any]:
     """Everything the template shows."""
     kind, headline = sections.verdict(study)
     data, script = further(study), (files("analysis") / "templates" / SCRIPT).read_text(encoding="utf-8")
-    drawings = pictures(study, data)
+    drawings, fit = pictures(study, data), study_fit(study)
+    methods = methods_of(fit, study)
     return {
         # The page's policy lets this one script run, by its hash; a name that smuggles in another does not.
         "script": Markup(script),
@@ -96,6 +100,11 @@ def context(study: StudyAnalysis) -> dict[str, Any]:
         "figure_names": FIGURE_NAMES,
         "runs": runs_table(study, data.rows),
         "runs_csv": data_uri("text/csv", csv_text(runs_sheet(data.rows)).encode()),
+        "curve_sentences": curve_sentences(fit),
+        "sensitivity": overhead_rows(fit),
+        "methods": methods,
+        "methods_bib": data_uri("application/x-bibtex", methods.bibtex.encode()) if methods else "",
+        "methods_tex": data_uri("application/x-tex", methods.latex.encode()) if methods else "",
         "batches": sections.batches_table(study),
         "wasted_shown": sections.trusted_fit(study) is not None,
         "payoff": sections.payoff_sentences(study),

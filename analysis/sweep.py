@@ -95,7 +95,7 @@ def _joined(first: Sweep, second: Sweep) -> Sweep:
             )
     after = max(run.seed for run in first.runs) + 1 - min(run.seed for run in second.runs)
     moved = tuple(replace(run, seed=run.seed + after) for run in second.runs)
-    sources = [*_sources(first), *_sources(second)]
+    sources = [*source_paths(first), *source_paths(second)]
     return replace(
         first,
         runs=first.runs + moved,
@@ -104,6 +104,7 @@ def _joined(first: Sweep, second: Sweep) -> Sweep:
     )
 
 
-def _sources(sweep: Sweep) -> list[object]:
+def source_paths(sweep: Sweep) -> list[object]:
+    """Where the runs of a sweep were read from; several for a pooled one."""
     already = sweep.provenance.get("pooled")
     return list(already) if isinstance(already, list) else [sweep.provenance.get("path")]

@@ -359,9 +359,9 @@ def censored() -> StudyAnalysis:
     """One batch has a censored and a diverged seed, another never reached the target."""
     full = study()
     b = full.points[2].batch_size
-    limit = run(b, 1, full.points[2].steps * 1.5, reached=False, status="limit")
-    diverged = run(b, 2, full.points[2].steps * 0.4, reached=False, status="diverged")
-    hurt = replace(full.points[2], runs=(full.points[2].runs[0], limit, diverged))
+    limit = run(b, 3, full.points[2].steps * 1.5, reached=False, status="limit")
+    diverged = run(b, 4, full.points[2].steps * 0.4, reached=False, status="diverged")
+    hurt = replace(full.points[2], runs=(*full.points[2].runs, limit, diverged))
     points = (*full.points[:2], hurt, *full.points[3:-1])
     never = tuple(run(BATCHES[-1], s, 70.0, reached=False, status="limit") for s in range(3))
     return replace(
@@ -369,8 +369,8 @@ def censored() -> StudyAnalysis:
         points=points,
         runs=(*(r for p in points for r in p.runs), *never),
         missing=((BATCHES[-1], "Batch 2,048: none of 3 runs reached the target before the limit of 143,360 samples."),),
-        fit=curve_fit(n_censored=1, warnings=("1 of 21 runs at the best LR is censored; it enters as a bound.",)),
-        left_out=(f"b{b}s2 diverged at step 40 and is not fitted.",),
+        fit=curve_fit(n_censored=1, warnings=("1 of 23 runs at the best LR is censored; it enters as a bound.",)),
+        left_out=(f"b{b}s4 diverged at step 40 and is not fitted.",),
     )
 
 

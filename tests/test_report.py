@@ -125,7 +125,19 @@ def test_a_name_is_text_whatever_it_says():
 
 def test_sections_come_in_the_order_of_the_questions():
     html = render(ok())
-    order = ["answer", "curve", "batches", "payoff", "rates", "noise", "agreement", "runs", "method", "left-out"]
+    order = [
+        "answer",
+        "curve",
+        "batches",
+        "payoff",
+        "rates",
+        "noise",
+        "agreement",
+        "runs",
+        "method",
+        "left-out",
+        "cite",
+    ]
     assert list(re.findall(r'<section id="([a-z-]+)"', html)) == order
     listed = [a["href"][1:] for a in Page(html).all("a") if (a.get("href") or "").startswith("#")]
     assert listed == [*order, *(f"figure-{name}" for name in ORDER if f'<figure id="figure-{name}"' in html)]
@@ -159,6 +171,32 @@ def test_everything_left_out_is_named(pages, case):
     for sentence in (*said, *([] if example.fit else [example.fit_reason])):
         assert sentence in pages[case].text
     assert ("Nothing: every run" in pages[case].text) == (not said)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_paper_needs_is_there_to_copy_and_to_download(pages, case):
+    page, example = pages[case], CASES[case]()
+    links = {a["download"]: str(a["href"]) for a in page.all("a") if str(a.get("download", "")).startswith("methods.")}
+    if example.fit is None:
+        assert links == {}
+        return
+    written = {name: base64.b64decode(href.split(",")[1]).decode() for name, href in links.items()}
+    assert set(written) == {"methods.bib", "methods.tex"}
+    assert re.findall(r"@\w+\{(\w+),", written["methods.bib"])[0] == "mccandlish2018"
+    assert " ".join(written["methods.bib"].split()) in page.text
+    assert "\\cite{mccandlish2018}" in written["methods.tex"]
+    assert ("zhang2024" in written["methods.bib"]) == (example.fit.status in ("ok", "extrapolated"))
+
+
+def test_the_page_has_the_regimes_the_exponent_and_the_overheads_own_choices(pages):
+    text = pages["ok"].text
+    assert "ends at 20 examples on the curve (slope -0.9)" in text  # B_crit / 9
+    assert "begins at 1,620 examples on the curve (slope -0.1)" in text  # 9 B_crit
+    assert re.search(r"comes out as p = (0\.9|1)\S* \(\S+ to \S+\): the interval holds 1", text)
+    assert "B_ref = 16 B_ref = 32 B_ref = 256" in text
+    assert "20 % 55.2 (48 to 64.2)" in text  # 1.2 x 16 + 0.2 x 180
+    assert "on the curve (slope" not in pages["misfit"].text
+    assert "B_ref = 16" not in pages["misfit"].text
 
 
 def test_problems_of_the_log_are_told():
@@ -216,7 +254,7 @@ def test_every_batch_size_has_a_row_reached_or_not():
     table = sections.batches_table(CASES["censored"]())
     assert [row[1] for row in table.rows] == [f"{b:,}" for b in BATCHES]
     assert table.rows[-1][3:] == ("–", "not reached", "not reached", "0 / 3, all LRs", "–")
-    assert table.rows[2][6] == "1 / 3"
+    assert table.rows[2][6] == "3 / 5"
     assert len({len(row) for row in table.rows} | {len(table.head)}) == 1
 
 
