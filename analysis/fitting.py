@@ -92,6 +92,10 @@ def fit_sources(
         StorageError: a study that cannot be read.
         NotEnoughDataError: no group gives a curve.
     """
+    if options.definition == "equal-samples" and (multiverse or methods):
+        raise ConfigError(
+            "--multiverse and --methods are of the curve; --definition equal-samples tells how it moves with epsilon."
+        )
     kinds = {kind_of(source, columns.run) for source in sources}
     if kinds == {"study"} and columns != Columns(group_by=columns.group_by):
         raise ConfigError(

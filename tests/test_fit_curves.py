@@ -10,10 +10,8 @@ import pytest
 from analysis.cli import main
 from analysis.output import schema_of
 from analysis.read import load
-from tests.logged_elsewhere import evaluated, long_rows, trainer_state, write_csv, write_huggingface
+from tests.logged_elsewhere import evaluated, long_rows, write_csv, write_huggingface
 from tests.study_factory import METRIC, write_study
-
-assert trainer_state  # the format that is written below
 
 TARGET = 1.0
 EQUAL = ["--definition", "equal-samples", "--epsilon", "0.05"]
@@ -84,4 +82,5 @@ def test_what_is_missing_is_asked_for(capsys, long_table, tmp_path):
     assert "--unit" in refusal(capsys, long_table, "--target", TARGET)
     (points := tmp_path / "points.csv").write_text("batch_size,steps\n16,100\n32,60\n64,40\n")
     assert "a table of points does not hold them" in refusal(capsys, points, *EQUAL)
+    assert "are of the curve" in refusal(capsys, long_table, "--unit", "example", *EQUAL, "--multiverse")
     assert "no SOURCE is one" in refusal(capsys, write_study(tmp_path / "other"), "--batch-size", "8")
