@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -23,20 +23,26 @@ from analysis.sweep import Sweep
 from scaleexp.errors import ConfigError
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyResult(StudyAnalysis):
-    """A study at one target, as `analysis.study.StudyAnalysis`, that shows itself."""
+    """A study at one target, as `analysis.study.StudyAnalysis`, that shows itself.
 
-    __slots__ = ()
+    Attributes:
+        options: how it was fitted.
+    """
+
+    options: FitOptions
 
     def to_dict(self) -> dict[str, Any]:
         """What `fit --json` prints."""
-        return fit_document([self])
+        return fit_document([self], (study_fit(self, self.options),))
 
     def __str__(self) -> str:
-        return card(self)
+        return card(self, study_fit(self, self.options))
 
     def _repr_html_(self) -> str:
-        return f"{study_fit(self)._repr_html_()}<pre>{html.escape(card(self))}</pre>"
+        fit = study_fit(self, self.options)
+        return f"{fit._repr_html_()}<pre>{html.escape(card(self, fit))}</pre>"
 
 
 class Meaning(TypedDict, total=False):
@@ -82,7 +88,7 @@ def load(
 
 
 def fit(
-    source: Source | Sweep,
+    source: Source | Sweep | tuple[Sweep, ...],
     *more: Source,
     target: float | None = None,
     metric: str | None = None,
@@ -98,7 +104,7 @@ def fit(
     """Fit a study, a table of points, training curves, several of them, or a sweep that was loaded.
 
     Args:
-        source: a study directory, its address or its log; a CSV or Parquet file; files of curves; or a sweep of `load`.
+        source: a study directory, its address or its log; a CSV or Parquet file; files of curves; or what `load` gave.
         more: further ones.
         target: value of the metric; of a study the hardest planned one if None.
         metric: of a study: one that its plan has a target for; its first if None. Of curves: one that is logged.
@@ -128,17 +134,26 @@ def fit(
         reference_batch=reference_batch,
         epsilon=epsilon,
     )
+    if isinstance(source, Sweep | tuple) and (more or meaning or target is not None or metric is not None):
+        raise ConfigError("what was loaded already has its target, metric and groups: give them to `analysis.load`.")
     if isinstance(source, Sweep):
         return fit_sweep(source, options)
+    if isinstance(source, tuple):
+        return Fits(fits=tuple(fit_sweep(sweep, options) for sweep in source))
     columns = _columns(meaning)
     if more or columns != PLAIN or definition != "curve" or kind_of(source) != "study":
         targets = () if target is None else (target,)
         return fit_sources([source, *more], options, columns, targets=targets, metric=metric)
     study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed, aggregate=aggregate)
-    return StudyResult(**{f.name: getattr(study, f.name) for f in fields(study)})
+    return StudyResult(**{f.name: getattr(study, f.name) for f in fields(study)}, options=options)
 
 
 def _columns(meaning: Meaning) -> Columns:
+    unknown = sorted(meaning.keys() - Meaning.__annotations__.keys())
+    if unknown:
+        raise ConfigError(
+            f"there is no argument {unknown[0]!r}; what a source means is told by {', '.join(Meaning.__annotations__)}."
+        )
     names = meaning.get("group_by", ())
     return Columns(
         group_by=(names,) if isinstance(names, str) else tuple(names),

@@ -43,17 +43,17 @@ def overview(fits: Sequence[SweepFit]) -> list[str]:
     heading = [*columns, *(["target"] if several else [])]
     rows = [[*heading, "B_crit", f"{percent(fits[0].options.confidence)} interval", "E_min", "runs", "status"]]
     for fit in fits:
-        sweep, curve = fit.sweep, fit.curve
+        sweep, curve = fit.sweep, None if fit.equal_samples else fit.curve
         unit = unit_plural(sweep.unit) if sweep.counts_samples else sweep.cost_unit
         target = "-" if sweep.target is None else number(sweep.target, 6)
         rows.append(
             [
                 *(str(sweep.group.get(name, "-")) for name in columns),
                 *([target] if several else []),
-                "-" if curve is None else number(curve.b_crit),
-                "-" if curve is None else interval(*curve.b_crit_interval),
+                number(fit.b_crit) if fit.has_curve else "-",
+                interval(*fit.b_crit_interval) if fit.has_curve else "-",
                 "-" if curve is None else f"{number(curve.e_min)} {unit}",
-                str(len(sweep.runs)),
+                str(len(sweep.runs or sweep.traces)),
                 fit.status.replace("_", " "),
             ]
         )
@@ -104,7 +104,8 @@ def _regime_lines(fit: SweepFit) -> list[str]:
 
 def _noise_of(fit: CurveFit) -> str:
     if fit.seed_noise is None:
-        return "one run per batch, so no seed noise is known"
+        each = "one run per batch" if fit.n_runs == fit.n_batches else "one seed per batch and learning rate"
+        return f"{each}, so no seed noise is known"
     return f"steps of one batch differ by {percent(fit.seed_noise)} from seed to seed"
 
 

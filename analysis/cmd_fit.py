@@ -80,7 +80,10 @@ def fit(
     from analysis.fits import FitOptions
     from analysis.fitting import fit_sources
     from analysis.sources.points import Columns
+    from scaleexp.errors import ConfigError
 
+    if group_by and not group_by.strip(" ,"):
+        raise ConfigError(f"--group-by names no column, got {group_by!r}; leave it out to fit everything together.")
     options = FitOptions(
         definition=definition,
         aggregate=aggregate,

@@ -85,6 +85,8 @@ def equal_samples_entry(found: FixedBudget) -> dict[str, Any]:
         **dict.fromkeys(("s_min", "e_min", "rms_log_residual", "seed_noise", "shape_exponent", "overhead", "regimes")),
         **{name: [None, None] for name in ("s_min_interval", "e_min_interval", "shape_exponent_interval")},
         "n_batches": len(found.losses),
+        "n_censored": 0,
+        "points": [],
         "status": found.status,
         "reason": found.reason,
         "warnings": found.warnings,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from analysis.wording import count
 from scaleexp.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
+_UNFINISHED = ("running", "stopped", "failed")
 
 
 class Trace(Protocol):
@@ -43,6 +44,9 @@ class Trace(Protocol):
     @property
     def status(self) -> str:
         """Whether it is "diverged", or anything else."""
+
+    def with_seed(self, seed: int) -> Self:
+        """The same run under another seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +82,7 @@ def budget_of(traces: Sequence[Trace], asked: float | None) -> tuple[float, tupl
     Raises:
         ConfigError: nothing to compare, or more samples asked for than every run holds.
     """
-    ends = sorted((float(t.samples[-1]), t.batch_size, t.lr) for t in traces if not _lost(t) and _began(t))
+    ends = sorted((float(t.samples[-1]), t.batch_size, t.lr) for t in traces if not _lost(t) and _counts(t))
     if not ends:
         raise ConfigError("every run diverged or has no evaluation after its start: there is no loss to compare.")
     shortest, batch, lr = ends[0]
@@ -88,7 +92,10 @@ def budget_of(traces: Sequence[Trace], asked: float | None) -> tuple[float, tupl
             f"{lr:g} ends at {count(shortest)}, which is the most."
         )
     idle = sum(not _lost(t) and not _began(t) for t in traces)
+    cut = sum(t.status in _UNFINISHED and _began(t) for t in traces)
     notes = [f"{idle} of {len(traces)} runs have no evaluation after their start and are left out."] if idle else []
+    if cut:
+        notes.append(f"{cut} of {len(traces)} runs are unfinished or failed and are left out.")
     if asked is None and ends[-1][0] > 2.0 * shortest:
         notes.append(
             f"runs are compared at {count(shortest)} samples, where the run of batch {batch} at LR {lr:g} ends; others "
@@ -106,7 +113,7 @@ def loss_grids(traces: Sequence[Trace], budget: float, sign: float) -> tuple[Los
         sign: 1 where a lower value is better, -1 where a higher one is.
     """
     grids = []
-    kept = sorted((t for t in traces if _lost(t) or _began(t)), key=lambda t: t.batch_size)
+    kept = sorted((t for t in traces if _lost(t) or _counts(t)), key=lambda t: t.batch_size)
     for batch_size, runs in groupby(kept, lambda t: t.batch_size):
         of_batch = list(runs)
         lrs, seeds = sorted({t.lr for t in of_batch}), sorted({t.seed for t in of_batch})
@@ -130,6 +137,11 @@ def value_at(samples: FloatArray, values: FloatArray, budget: float) -> float:
     2.5
     """
     return float(np.interp(budget, samples, values))
+
+
+def _counts(trace: Trace) -> bool:
+    """One that was cut short says nothing of what its batch and LR come to, and would cut the budget of all."""
+    return _began(trace) and trace.status not in _UNFINISHED
 
 
 def _lost(trace: Trace) -> bool:

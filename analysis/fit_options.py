@@ -43,9 +43,9 @@ class FitOptions:
             raise ConfigError(
                 f"--confidence must lie between 0 and 1, got {self.confidence:g}; {CONFIDENCE:g} is usual."
             )
-        for name, value in (("--overhead", self.delta), ("--epsilon", self.epsilon)):
+        for name, value, usual in (("--overhead", self.delta, DELTA), ("--epsilon", self.epsilon, EPSILON)):
             if not (math.isfinite(value) and value > 0.0):
-                raise ConfigError(f"{name} must be a share above 0, got {value:g}; 0.2 is 20 %.")
+                raise ConfigError(f"{name} must be a share above 0, got {value:g}; {usual:g} is usual.")
         if self.reference_batch is not None and self.reference_batch < 1:
             raise ConfigError(f"--reference-batch must be at least 1, got {self.reference_batch}.")
 

@@ -21,7 +21,7 @@ from analysis.methods import Methods
 from analysis.multiverse import Multiverse
 from analysis.overhead import Overhead, overhead_of
 from analysis.regimes import regimes
-from analysis.shape import fit_shape
+from analysis.shape import FLATTEST, STEEPEST, fit_shape
 from analysis.sweep import Sweep, group_text
 from analysis.targets import BatchPoint, batch_points
 from analysis.wording import interval, number, percent, sign, unit_plural
@@ -129,11 +129,11 @@ class SweepFit:
                 "regimes": self.regimes,
                 "warnings": () if curve is None else curve.warnings,
                 "equal_samples": None,
-                **({} if self.equal_samples is None else equal_samples_entry(self.equal_samples)),
                 "left_out": self.left_out,
                 "multiverse": self.multiverse.to_dict() if self.multiverse else None,
                 "methods": self.methods.to_dict() if self.methods else None,
                 "points": [point_entry(point, sweep) for point in self.points],
+                **({} if self.equal_samples is None else equal_samples_entry(self.equal_samples)),
                 "provenance": {**sweep.provenance, "analysis_version": __version__},
             }
         )
@@ -185,7 +185,7 @@ def joined(
         options=options,
         points=tuple(points),
         curve=curve,
-        reason=curve.reason if curve is not None else why_none,
+        reason=equal.reason if equal else curve.reason if curve else why_none,
         answer=answer if equal is None else equal_samples_answer(sweep, equal),
         overhead=None if curve is None else overhead_of(curve, reference, options.delta),
         shape_exponent=exponent,
@@ -209,7 +209,9 @@ def _shape(
         confidence=options.confidence,
         seed=options.seed,
     )
-    return found.exponent, None if found.exponent is None else found.interval
+    if found.exponent is None or not FLATTEST * 1.02 < found.exponent < STEEPEST / 1.02:
+        return None, None  # the end of what is searched is no estimate
+    return found.exponent, found.interval
 
 
 def _regimes(points: Sequence[BatchPoint], curve: CurveFit | None) -> Mapping[str, Any] | None:
@@ -231,6 +233,10 @@ def parameter_rows(fit: SweepFit, *, signs: bool = True) -> list[tuple[str, str]
         signs: whether the definition of each is said with it.
     """
     curve, sweep, unit = fit.curve, fit.sweep, unit_plural(fit.sweep.unit)
+    if fit.equal_samples is not None:
+        found = fit.equal_samples
+        what = f", equal-samples definition: within {percent(found.epsilon)} of the best" if signs else ""
+        return [("B", f"{number(found.batch)} ({interval(*found.interval)}) {unit}{what}")]
     if curve is None:
         return []
     costs = unit if sweep.counts_samples else sweep.cost_unit

@@ -15,7 +15,7 @@ from analysis.multiverse_text import multiverse_lines
 from analysis.output import fit_document, fits_document
 from analysis.read import StudyLog
 from analysis.read import load as load_study
-from analysis.sources import Source, kind_of, load_sweeps, told_apart
+from analysis.sources import Source, check_meaning, kind_of, load_sweeps, told_apart
 from analysis.sources.points import PLAIN, Columns
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis, analyse
@@ -96,12 +96,8 @@ def fit_sources(
         raise ConfigError(
             "--multiverse and --methods are of the curve; --definition equal-samples tells how it moves with epsilon."
         )
+    check_meaning(sources, columns)
     kinds = {kind_of(source, columns.run) for source in sources}
-    if kinds == {"study"} and columns != Columns(group_by=columns.group_by):
-        raise ConfigError(
-            "--unit, --batch-size, --lr, --run-pattern, --direction and the --...-column options say what tables and "
-            "curves mean; no SOURCE is one."
-        )
     sources = [
         load_study(each) if isinstance(each, str | Path) and kind_of(each, columns.run) == "study" else each
         for each in sources

@@ -225,6 +225,12 @@ def _judge(losses: Sequence[BudgetLoss], ends: FloatArray, epsilon: float, relat
             "not_identified",
             f"even the smallest batch, {losses[0].batch_size:,}, is not within {how}: add smaller ones.",
         )
+    if not losses[0].gap and ends[0] == losses[0].batch_size:
+        return (
+            "not_identified",
+            f"the smallest batch, {losses[0].batch_size:,}, is the best and {ends[1]:,.0f} is not within {how}: add "
+            "smaller ones, which may be better still.",
+        )
     if math.isinf(ends[1]):
         return "not_identified", f"every batch is within {how}, so it is {ends[0]:,.0f} or more: add larger ones."
     return "ok", f"batches up to {ends[0]:,.0f} are within {how} at equal samples, and {ends[1]:,.0f} is not."

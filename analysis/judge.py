@@ -141,7 +141,8 @@ def judge(
     beyond = _beyond(b_crit, interval, confidence, smallest, largest)
     if beyond:
         return "extrapolated", f"{beyond.removesuffix('.')}; {tested}." if noise[0] is None else beyond
-    return "ok", f"B_crit lies within {span} and the curve meets them within {percent(rms)} rms, {tested}."
+    stop = ";" if noise[0] is None else ","
+    return "ok", f"B_crit lies within {span} and the curve meets them within {percent(rms)} rms{stop} {tested}."
 
 
 def _too_vague(interval: tuple[float, float], confidence: float, freedom: float) -> str | None:

@@ -83,6 +83,10 @@ class Multiverse:
             "summary": {k: dict(zip(("min", "median", "max"), v, strict=True)) for k, v in self.summary.items()},
             "left_out": [dict(zip(("target", "crossing", "reason"), each, strict=True)) for each in self.left_out],
         }
+        for row in document["rows"]:
+            row["batch"] = row["batch"] or None
+        for numbers in document["summary"].values():
+            numbers |= {name: value or None for name, value in numbers.items()}
         return json_safe(document)  # type: ignore[no-any-return]
 
 

@@ -45,14 +45,14 @@ def overhead(study: StudyAnalysis) -> Overhead | None:
 
 
 def overhead_of(fit: CurveFit, reference_batch: int, delta: float = DELTA) -> Overhead | None:
-    """The overhead definition on a fitted curve; None where there is none.
+    """The overhead definition on a fitted curve; None where there is none, or it is flat or linear.
 
     Args:
         fit: of the steps-to-target curve.
         reference_batch: B_ref [samples].
         delta: share of more steps.
     """
-    if math.isnan(fit.b_crit):
+    if not 0.0 < fit.b_crit < math.inf:
         return None
     batch, low, high = (float(overhead_batch(delta, reference_batch, b)) for b in (fit.b_crit, *fit.b_crit_interval))
     return Overhead(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,10 @@ class StudyTrace:
     samples: FloatArray
     values: FloatArray
     status: str
+
+    def with_seed(self, seed: int) -> Self:
+        """The same run under another seed."""
+        return replace(self, seed=seed)
 
 
 def study_traces(log: StudyLog, metric: str) -> tuple[StudyTrace, ...]:

@@ -93,15 +93,19 @@ def _joined(first: Sweep, second: Sweep) -> Sweep:
                 f"{where} of {first.provenance.get('path')} and of {second.provenance.get('path')} differ in "
                 f"{what.replace('_', ' ')}: {ours!r} and {theirs!r}; group by a column that keeps them apart."
             )
-    after = max(run.seed for run in first.runs) + 1 - min(run.seed for run in second.runs)
-    moved = tuple(replace(run, seed=run.seed + after) for run in second.runs)
+    after = max(_seeds(first)) + 1 - min(_seeds(second))
     sources = [*source_paths(first), *source_paths(second)]
     return replace(
         first,
-        runs=first.runs + moved,
+        runs=first.runs + tuple(replace(run, seed=run.seed + after) for run in second.runs),
+        traces=first.traces + tuple(trace.with_seed(trace.seed + after) for trace in second.traces),
         provenance={**first.provenance, "pooled": sources},
         problems=tuple(dict.fromkeys(first.problems + second.problems)),
     )
+
+
+def _seeds(sweep: Sweep) -> set[int]:
+    return {run.seed for run in sweep.runs} | {trace.seed for trace in sweep.traces}
 
 
 def source_paths(sweep: Sweep) -> list[object]:

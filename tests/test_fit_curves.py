@@ -7,9 +7,11 @@ import json
 import jsonschema
 import pytest
 
+import analysis
 from analysis.cli import main
 from analysis.output import schema_of
 from analysis.read import load
+from scaleexp.errors import ConfigError
 from tests.logged_elsewhere import evaluated, long_rows, write_csv, write_huggingface
 from tests.study_factory import METRIC, write_study
 
@@ -75,6 +77,42 @@ def test_a_tolerance_that_admits_more_never_gives_a_smaller_batch(capsys, root):
     (found,) = fits(capsys, root, *EQUAL)
     batches = [batch or 0 for _, batch, _ in found["equal_samples"]["sensitivity"]]
     assert batches == sorted(batches)
+
+
+def test_groups_of_several_sources_are_compared_with_all_their_runs(capsys, root, long_table):
+    (alone,) = fits(capsys, root, *EQUAL, "--group-by", "workload")
+    (both,) = fits(
+        capsys, root, write_study(root.parent / "again", targets=(TARGET,)), *EQUAL, "--group-by", "workload"
+    )
+    seeds = [[loss["seeds"] for loss in found["equal_samples"]["losses"]] for found in (alone, both)]
+    assert seeds[1] == [2 * count for count in seeds[0]]
+
+
+def test_runs_of_two_recipes_are_not_taken_for_seeds(capsys, root, tmp_path):
+    rows = long_rows(evaluated(load(root), METRIC))
+    twice = [{**row, "run": f"{row['run']}-{size}", "n_params": size} for size in (1, 2) for row in rows]
+    table = write_csv(tmp_path / "two.csv", twice)
+    assert "group by what differs between them (n_params)" in refusal(
+        capsys, table, "--unit", "example", "--target", TARGET
+    )
+    assert len(fits(capsys, table, "--unit", "example", "--target", TARGET, "--group-by", "n_params")) == 2
+
+
+def test_options_that_no_source_takes_are_refused(capsys, root, tmp_path):
+    (points := tmp_path / "points.csv").write_text("batch_size,steps\n16,100\n32,60\n64,40\n")
+    assert "no SOURCE holds any" in refusal(capsys, points, "--lr", "0.1")
+    assert main(["scaling", str(root), "--against", "n_params", "--cost-column", "x"]) == 2
+    assert "no SOURCE is one" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="there is no argument 'overhead'"):
+        analysis.fit(points, overhead=0.3)
+    with pytest.raises(ConfigError, match="already has its target"):
+        analysis.fit(analysis.load(points), target=1.0)
+
+
+def test_the_result_of_a_study_tells_how_it_was_fitted(root):
+    found = analysis.fit(root, target=TARGET, aggregate="median", delta=0.5, reference_batch=64, seed=3).to_dict()
+    (entry,) = found["fits"]
+    assert (entry["aggregate"], entry["overhead"]["delta"], entry["overhead"]["reference_batch"]) == ("median", 0.5, 64)
 
 
 def test_what_is_missing_is_asked_for(capsys, long_table, tmp_path):

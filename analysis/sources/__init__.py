@@ -18,7 +18,7 @@ from analysis.sources.studies import study_sweeps
 from analysis.sources.table import SUFFIXES, read_table
 from analysis.sweep import Sweep, pooled
 from scaleexp import schema
-from scaleexp.errors import ConfigError, StorageError
+from scaleexp.errors import ConfigError, NotEnoughDataError, StorageError
 
 Source = str | Path | StudyLog
 
@@ -33,6 +33,8 @@ def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "
     """
     if isinstance(source, StudyLog):
         return "study"
+    if not str(source).strip():
+        raise ConfigError("a SOURCE is empty: give a study directory, a table or files of curves.")
     path, remote = Path(source), "://" in str(source)
     foreign = not remote and path.exists() and not (path / schema.PLAN_DIR).is_dir()
     if foreign and _holds_curves(path, run_column or "run"):
@@ -85,6 +87,7 @@ def load_sweeps(
         ConfigError: a source that is neither, or that does not hold what it has to.
         StorageError: a study that cannot be read.
     """
+    check_meaning(sources, columns)
     found: list[tuple[Sweep, ...]] = []
     curves: list[str | Path] = []
     for source in sources:
@@ -99,6 +102,8 @@ def load_sweeps(
             found.append(_table(source, columns, targets, metric))
     if curves:
         found.append(curve_sweeps(curves, columns, targets=targets, metric=metric, with_traces=with_traces))
+    if not all(found):
+        raise NotEnoughDataError("no run of a source has an evaluation of the metric yet, so there is nothing to fit.")
     if columns.group_by or len(found) == 1:
         return pooled(chain.from_iterable(found))
     names = told_apart([(_name(sweeps[0]), str(sweeps[0].provenance["path"])) for sweeps in found])
@@ -107,6 +112,25 @@ def load_sweeps(
         for name, sweeps in zip(names, found, strict=True)
         for sweep in sweeps
     )
+
+
+def check_meaning(sources: Sequence[Source], columns: Columns) -> None:
+    """Refuse what no source takes.
+
+    Raises:
+        ConfigError: an option of tables or curves where there are none.
+    """
+    kinds = {kind_of(source, columns.run) for source in sources}
+    of_curves = replace(columns, run=None, run_pattern=None, batch_size=None, lr=None, direction=PLAIN.direction)
+    if kinds == {"study"} and columns != Columns(group_by=columns.group_by):
+        raise ConfigError(
+            "--unit, --batch-size, --lr, --run-pattern, --direction and the --...-column options say what tables and "
+            "curves mean; no SOURCE is one."
+        )
+    if "curves" not in kinds and columns != of_curves:
+        raise ConfigError(
+            "--run-column, --run-pattern, --batch-size, --lr and --direction say what curves mean; no SOURCE holds any."
+        )
 
 
 def told_apart(named: Sequence[tuple[str, str]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,10 @@ class Curve:
     samples: FloatArray
     values: FloatArray
     status: str
+
+    def with_seed(self, seed: int) -> Self:
+        """The same run under another seed."""
+        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

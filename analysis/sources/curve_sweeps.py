@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.sources.curves import Curves, read_curves, runs_against, split, unconfirmed
+from analysis.sources.curves import Curve, Curves, read_curves, runs_against, split, unconfirmed
 from analysis.sources.points import Columns
 from analysis.sweep import Sweep
 from analysis.targets import Run
@@ -60,6 +60,7 @@ def curve_sweeps(
     }
     found = []
     for group, own in split(curves, columns.group_by):
+        _refuse_twice(own)
         for target in targets or (None,):
             runs: tuple[Run, ...] = () if target is None else runs_against(own, target, columns.direction)
             note = None if target is None else unconfirmed(own, target, columns.direction)
@@ -78,6 +79,23 @@ def curve_sweeps(
                 )
             )
     return tuple(found)
+
+
+def _refuse_twice(curves: Curves) -> None:
+    """Two runs of one batch size, LR and seed are of two recipes.
+
+    Raises:
+        ConfigError: there are such runs.
+    """
+    taken: dict[tuple[int, float, int], Curve] = {}
+    for curve in curves.runs:
+        other = taken.setdefault((curve.batch_size, curve.lr, curve.seed), curve)
+        if other is not curve:
+            by = ", ".join(name for name in curve.group if curve.group.get(name) != other.group.get(name))
+            raise ConfigError(
+                f"runs {other.run} and {curve.run} have one batch size ({curve.batch_size}), LR ({curve.lr:g}) and "
+                f"seed ({curve.seed}): group by what differs between them{f' ({by})' if by else ''}, or drop one."
+            )
 
 
 def _seen(curves: Curves) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 from analysis.sources.table import FileTable, read_table
 from analysis.sweep import SAMPLES, GroupValue, Sweep, group_text
 from analysis.targets import Run
+from analysis.wording import unit_plural
 from scaleexp.errors import ConfigError
 
 UNIT_COLUMN = "unit"
@@ -195,7 +196,7 @@ def _units(kind: str, option: str | None, said: str | None, where: str) -> tuple
             )
         if _singular(unit) == "step":
             raise ConfigError(f"{where} counts its cost in {unit}: name that column with --steps-column.")
-        return (SAMPLES if _singular(unit) == "sample" else unit), ""
+        return (SAMPLES if _singular(unit) == "sample" else unit_plural(unit.strip().removesuffix("s"))), ""
     if unit is not None and _singular(unit) in ("epoch", "second", "hour"):
         raise ConfigError(f"{where} counts {kind} in {unit}: name that column with --cost-column.")
     return SAMPLES, "" if unit is None or _singular(unit) in ("sample", "step") else _singular(unit)

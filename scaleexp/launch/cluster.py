@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ _SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # a print in a worker is a print, not a record of Train's logger
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+_OURS = re.compile(r"-m scaleexp\b|(?:^|[\s/])scaleexp(?:\.py)? (?:run|quickstart)\b")
+"""Command lines of drivers of studies; not of whatever lives in a directory of that name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,11 +120,11 @@ def orphans(groups: Mapping[str, Mapping[str, Any]], jobs: Iterable[Mapping[str,
         groups: state of every group by its id, whose last 4 bytes are the id of the job that it belongs to.
         jobs: of the cluster, as Ray's job table says them.
 
-    >>> jobs = [{"JobID": "02000000", "IsDead": True, "Entrypoint": "python -m scaleexp run quickstart"}]
+    >>> jobs = [{"JobID": "02000000", "IsDead": True, "Entrypoint": "/env/bin/python -m scaleexp run quickstart"}]
     >>> orphans({"9e3702000000": {"state": "CREATED"}, "9e3703000000": {"state": "CREATED"}}, jobs)
     ['9e3702000000']
     """
-    dead = {job["JobID"] for job in jobs if job["IsDead"] and "scaleexp" in job["Entrypoint"]}
+    dead = {job["JobID"] for job in jobs if job["IsDead"] and _OURS.search(job["Entrypoint"])}
     return [group for group, now in groups.items() if group[-8:] in dead and now["state"] != "REMOVED"]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,36 +16,58 @@ from ray.train import UserCallback
 
 from scaleexp import memory
 from scaleexp.commits import last_commits
+from scaleexp.errors import StorageError
 from scaleexp.storage import Store
 
 if TYPE_CHECKING:
     from scaleexp.trial import Trial
 
 
-def note_killed(store: Store, trials: Sequence[Trial], cause: str) -> None:
+def note_killed(store: Store, trials: Sequence[Trial], cause: str, refused: int | None) -> None:
     """Note what a pack held where it is Ray that has killed its process for lack of memory; no note otherwise.
 
     Args:
         store: the study.
-        trials: of the pack. Those that ran together have come equally far; of several such groups the smallest is
-            taken to have been too large, which is too few samples at worst.
+        trials: of the pack. Those that the newest driver ran together have come equally far, but for those that
+            were about to commit; of several such groups the largest is taken to have been too large.
         cause: what Ray says.
+        refused: the fewest samples that had not fitted when the process began, which it therefore did not hold.
     """
     if not memory.killed(cause):
         return
     commits, one = last_commits(store, [t.key for t in trials]), trials[0]
     running = [c for t in trials if (c := commits[t.key]) and c["status"] == "running"]
-    refused = memory.least_refused(store, one.engine, one.processes)
+    newest = max((c.get("fence") or 0 for c in running), default=0)
+    together = Counter(
+        (c["step"], int(c["realisation"]["samples_at_once"])) for c in running if (c.get("fence") or 0) == newest
+    )
     held: list[int] = []
-    for (_, began_with), count in Counter(
-        (c["step"], int(c["realisation"]["samples_at_once"])) for c in running
-    ).items():
+    for (_, began_with), count in together.items():
         own = count if one.engine == "packed" else 1  # real workers train one trial after another
         # It may have held less than the one before it, whose commit is the last.
         at_once = memory.fitting(began_with, one.micro_batch, refused, trials=own, group=one.statistics_group or 1)
         held += [at_once * own] if at_once else []
     if held:  # before the first commit it is the model, not the batch, that is too large
-        memory.refuse(store, one.engine, one.processes, min(held), MemoryError(memory.told(cause)))
+        memory.refuse(store, one.engine, one.processes, max(held), MemoryError(memory.told(cause)))
+
+
+class _Notes:
+    """Of one pack, whose processes are killed one after another."""
+
+    def __init__(self, root: str, trials: Sequence[Trial]) -> None:
+        self._root, self._trials = root, trials
+        self.began()
+
+    def began(self) -> None:
+        """A process begins, and reads what had not fitted."""
+        one = self._trials[0]
+        self._refused = memory.least_refused(Store(self._root), one.engine, one.processes)
+
+    def died(self, cause: str) -> None:
+        """It has died; a note that cannot be written helps nobody, and keeps nobody from going on."""
+        with suppress(StorageError, OSError, ValueError):
+            note_killed(Store(self._root), self._trials, cause, self._refused)
+            self.began()  # the next
 
 
 @contextmanager
@@ -79,13 +101,17 @@ class NotesKilledPacks(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """
 
     def __init__(self, root: str, packs: Sequence[Sequence[Trial]]) -> None:
-        self._root, self._packs = root, packs
+        self._notes = [_Notes(root, pack) for pack in packs]
+
+    def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: object) -> None:  # noqa: ANN401
+        """A process begins."""
+        with suppress(StorageError):
+            self._notes[trial.config["pack"]].began()
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: object) -> None:  # noqa: ANN401
         """A process has died, and another will take its place."""
         said = Path(trial.error_file).read_text() if trial.error_file else ""
-        last = said.rpartition("Failure #")[2]  # the file keeps the earlier ones, too
-        note_killed(Store(self._root), self._packs[trial.config["pack"]], last)
+        self._notes[trial.config["pack"]].died(said.rpartition("Failure #")[2])  # the file keeps the earlier ones, too
 
     on_trial_error = on_trial_recover
 
@@ -99,8 +125,8 @@ class NotesKilledWorkers(UserCallback):  # type: ignore[misc]
     """
 
     def __init__(self, root: str, trials: Sequence[Trial]) -> None:
-        self._root, self._trials = root, trials
+        self._notes = _Notes(root, trials)
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
         """One of the workers, or more, has died or raised."""
-        note_killed(Store(self._root), self._trials, " ".join(str(error) for error in worker_exceptions.values()))
+        self._notes.died(" ".join(str(error) for error in worker_exceptions.values()))

@@ -94,7 +94,7 @@ def run_worker_group(
                 said = no_place(counted(workers, "real worker"), workers, kind, start_s)
                 raise TrialsFailedError(said) from error
             if least_refused(store, "ddp", trials[0].processes) == refused:  # else the controller lived to say so
-                note_killed(store, trials, str(error))
+                note_killed(store, trials, str(error), refused)
             # Of one that was killed for its memory the CPUs may stay taken until this driver ends.
             if failure != "WorkerGroupStartupFailedError" or start == STARTS:
                 raise

@@ -234,3 +234,28 @@ def test_a_process_that_ray_kills_for_its_memory_is_followed_by_one_that_holds_l
     assert [s["step"] for s in steps] == list(range(1, 31))
     assert {s["batch_size"] for s in steps} == {32}
     assert steps[-1]["micro_batch"] <= 8
+
+
+SAYS = "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: ...) was ..."
+
+
+def test_a_kill_is_noted_as_what_the_process_held_and_no_other_cause_is(tmp_path, monkeypatch):
+    """Three trials of 32 samples at once, one of which was about to commit."""
+    from scaleexp.launch.killed import note_killed
+
+    study = prepare(load_study("quickstart", [*SETS, "lr_multipliers=[1, 2, 4]"]))
+    trials, store = study.plan.trials, Store(tmp_path)
+    held = {"status": "running", "fence": 2, "realisation": {"samples_at_once": 32}}
+    commits = {t.key: {**held, "step": 3 + (i == 2)} for i, t in enumerate(trials)}
+    monkeypatch.setattr("scaleexp.launch.killed.last_commits", lambda *_: commits)
+    note_killed(store, trials, "ActorDiedError: segmentation fault", None)
+    assert memory.least_refused(store, "packed", 1) is None
+    note_killed(store, trials, SAYS, None)
+    assert memory.least_refused(store, "packed", 1) == 64
+    note_killed(store, trials, SAYS, None)  # another pack that began when nothing was refused
+    assert memory.least_refused(store, "packed", 1) == 64
+    note_killed(store, trials, SAYS, 64)
+    assert memory.least_refused(store, "packed", 1) == 32
+    commits[trials[0].key]["fence"] = commits[trials[1].key]["fence"] = 1  # of an earlier driver
+    note_killed(store, trials, SAYS, None)
+    assert memory.least_refused(store, "packed", 1) == 32

@@ -49,8 +49,9 @@ def wait_until(run, happened, what):
     while not happened():
         assert run is None or run.poll() is None, f"ended before {what}: {run.communicate()[0]}"
         if time.monotonic() > end:
-            run.kill()
-            pytest.fail(f"waited in vain until {what}: {run.communicate()[0]}")
+            if run is not None:
+                run.kill()
+            pytest.fail(f"waited in vain until {what}: {run.communicate()[0] if run else ''}")
         time.sleep(0.02)
 
 
@@ -69,13 +70,13 @@ assert ray.get(Controller.options(name="controller", lifetime="detached").remote
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize(("name", "kept"), [("scaleexp_run.py", 0.0), ("another.py", 1.0)])
+@pytest.mark.parametrize(("name", "kept"), [("scaleexp.py", 0.0), ("another.py", 1.0)])
 def test_cpus_that_a_killed_driver_of_ours_left_taken_are_given_back(tmp_path, name, kept):
     """As those that Ray Train's controller asks for as it dies; another program's are not touched."""
     (tmp_path / name).write_text(LEAVES_A_GROUP)
     joins = "from scaleexp.launch.cluster import ray_cluster\nwith ray_cluster([]): pass"
     with nodes(0, 1) as cluster:
-        subprocess.run([sys.executable, tmp_path / name], env=cluster.environment, check=True, timeout=300)
+        subprocess.run([sys.executable, tmp_path / name, "run"], env=cluster.environment, check=True, timeout=300)
         assert cluster.ask("held")["CPUs"] == 1.0
         subprocess.run([sys.executable, "-c", joins], env=cluster.environment, check=True, timeout=300)
         time.sleep(1)
