@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
-from xdist.workermanage import WorkerController
 
 MEASUREMENTS = Path(__file__).parents[2] / "shared" / "data"
 
@@ -21,22 +20,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
-class _RayInTwoProcesses(LoadScopeScheduling):
-    """With several test processes (-n), one runs every file that starts a Ray, one those of tests/faults that do.
-
-    The others take what is left. Both mostly wait for a Ray to start, to notice or to give up.
-    """
+class _RayInOneProcess(LoadScopeScheduling):
+    """With several test processes (-n), one of them runs every file that starts a Ray; the others take what is left."""
 
     def _split_scope(self, nodeid: str) -> str:
-        name = nodeid.partition("::")[0]
-        if not _starts_ray(self.config.rootpath / name):
-            return nodeid
-        return "ray, faults" if name.startswith("tests/faults/") else "ray"
-
-    def _assign_work_unit(self, node: WorkerController) -> None:
-        for scope in [s for s in self.workqueue if s.startswith("ray")]:  # they take longest, so they begin
-            self.workqueue.move_to_end(scope, last=False)
-        super()._assign_work_unit(node)
+        return "ray" if _starts_ray(self.config.rootpath / nodeid.partition("::")[0]) else nodeid
 
 
 @cache
@@ -45,8 +33,8 @@ def _starts_ray(file: Path) -> bool:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """More Rays at once on two cores are slower than one after the other."""
-    return _RayInTwoProcesses(config, log)
+    """Two Rays on two cores are slower than one after the other."""
+    return _RayInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,8 @@ def test_the_plan_has_every_rule_on_the_grid(first):
     assert all(len({lr for b, lr in lrs if b == size}) >= 5 for size in {b for b, _ in lrs})
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_three_seed_bases_agree(first, tmp_path):
     found = [analysis.fit(first[0]).fit.b_crit]
     for base in (10, 20):

@@ -148,12 +148,14 @@ KILLS_OF_REAL_WORKERS = [("worker", "driver"), ("worker", "worker")]
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(1200)
 def test_packs_survive_the_death_of_their_processes_and_of_the_driver(tmp_path, capsys):
     compare(tmp_path, PACKS, KILLS_OF_PACKS, b"ray::ImplicitFunc", at_least=7, capsys=capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(1200)
 def test_real_workers_survive_the_death_of_one_and_of_the_driver(tmp_path, capsys):
     compare(tmp_path, REAL, KILLS_OF_REAL_WORKERS, b"TrainWorker", at_least=4, capsys=capsys)
 

@@ -19,6 +19,7 @@ from tests.faults.test_secrets import CANARY, everything_written
 OURS = (
     r"quadratic: .*",
     r"2 trials, batch sizes 16 to 16, in .*",
+    r"joining or starting Ray, which takes some seconds",
     r"\d/2 trials done, .*",
     r"error: 2 of 2 trials failed; .* What its processes printed is in (?P<log>\S+)\. What was committed is kept in .*",
 )
