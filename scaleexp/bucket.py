@@ -117,6 +117,16 @@ class Bucket:
         where = self.where(name)
         return self._tried(lambda _: bytes(self._store.get(name).bytes()), "read", where, patience_s)
 
+    def modified(self, name: str, patience_s: float = PATIENCE_S) -> float:
+        """When a file was put, by the store's clock [Unix seconds].
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        where = self.where(name)
+        found = self._tried(lambda _: self._store.head(name)["last_modified"], "read", where, patience_s)
+        return float(found.timestamp())
+
     def names(self, directory: str, patience_s: float = PATIENCE_S) -> list[str]:
         """Sorted names one level below a directory; none if it does not exist."""
         where = self.where(directory)
@@ -183,6 +193,8 @@ class Bucket:
             return f"{passing}, and did not get better: see that the store can be reached and give the same command"
         if isinstance(error, FileNotFoundError) or code in _NO_BUCKET or status == 404:
             return f"there is no bucket {self.name!r} ({got}): create it or correct --storage"
+        if code == "RequestTimeTooSkewed":
+            return f"this machine's clock is too far from the store's ({got}): set it by NTP"
         if status in (401, 403) or code in _NO_ACCESS:
             return f"access was denied ({got}): check the credentials, and that they may list, read, create and delete"
         if _IDENTITY_HOST.search(str(error)):

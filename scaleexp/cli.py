@@ -133,11 +133,15 @@ def status(directory: str, watch: bool, everything: bool, as_json: bool) -> None
 def stop(directory: str) -> None:
     """Ask who runs the study in DIR to commit every trial where it is, and stop; `scaleexp run` goes on from there."""
     from scaleexp.lease import request_stop
+    from scaleexp.status import driver_of
+    from scaleexp.status_text import told_last
     from scaleexp.storage import Store
 
     store = Store(directory)
     if not request_stop(store):
-        raise ConfigError(f"nobody runs a study in {store.root}, so there is nothing to stop")
+        driver = driver_of(store)[0]
+        silent = told_last(driver) if driver and driver["silent_s"] is not None else ""
+        raise ConfigError(f"nobody runs a study in {store.root}, so there is nothing to stop{silent}")
     click.echo("asked it to stop; `scaleexp status` says when it has")
 
 

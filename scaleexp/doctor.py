@@ -15,7 +15,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from scaleexp import facts
+from scaleexp import clocks, facts
 from scaleexp.errors import StorageError
 from scaleexp.storage import Store
 
@@ -23,6 +23,7 @@ LEAST_FREE_BYTES = 2**30
 LEAST_MEMORY_BYTES = 2**31
 SLOW_COMMIT_S = 0.1
 SKEW_S = 5.0
+"""Clocks may be so far apart: a beat of the lease comes every 6 s, and limits on the wall time are minutes."""
 _CONNECT_S = 3.0
 
 State = Literal["ok", "note", "problem"]
@@ -57,7 +58,7 @@ def examine(root: str | None = None) -> list[Finding]:
     found = [finding for look in looks for finding in look()]
     where = root if root and "://" not in root else "."
     found += _space(where)
-    return found + list(_storage(root)) if root else found
+    return [*found, *_storage(root), *_clock(root)] if root else found
 
 
 def _packages() -> Iterator[Finding]:
@@ -189,6 +190,20 @@ def _storage(root: str) -> Iterator[Finding]:
         yield Finding(what="storage", state="note", said=f"a write takes {took_s:.2f} s", remedy=remedy)
     else:
         yield Finding(what="storage", state="ok", said=f"a write takes {1000 * took_s:.1f} ms")
+
+
+def _clock(root: str) -> Iterator[Finding]:
+    """This machine's clock against the storage's own."""
+    try:
+        ahead_s = clocks.ahead_s(Store(root))
+    except StorageError:
+        return  # which is a finding about the storage
+    if abs(ahead_s) <= SKEW_S:
+        yield Finding(what="clock", state="ok", said=f"{abs(ahead_s):.1f} s from the storage's")
+        return
+    side = "behind" if ahead_s > 0 else "ahead of"
+    remedy = "set it by NTP (timedatectl set-ntp true), and the storage's: limits.wall_s and the time left go by clocks"
+    yield Finding(what="clock", state="note", said=f"{abs(ahead_s):.1f} s {side} the storage's", remedy=remedy)
 
 
 def _is_refused(store: Store, name: str) -> bool:

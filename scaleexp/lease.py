@@ -4,40 +4,38 @@ Every holder has the next number (fencing: Kleppmann 2016, "How to do distribute
 be dead is followed at once; one of which nothing is known is followed when it has given no sign of life for `TTL_S`, by
 the watch of who waits, so that clocks need not agree. Each commit names the number it was made under and is refused
 where a higher one has been taken.
+
+Who only wants to know whether a holder lives does not wait (see `scaleexp.signs_of_life`).
 """
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from scaleexp import schema
-from scaleexp.errors import CorruptError, StorageError
+from scaleexp.errors import ConfigError, StorageError
+from scaleexp.signs_of_life import (
+    BEATS_PER_TTL,
+    MOST_TTL_S,
+    TTL_S,
+    holder,
+    is_gone,
+    lease_files,
+    lost_after_s,
+    process_space,
+    signs,
+)
+from scaleexp.signs_of_life import held_by as held_by
+from scaleexp.signs_of_life import held_s as held_s
+from scaleexp.signs_of_life import holdings as holdings
+from scaleexp.signs_of_life import may_live as may_live
+from scaleexp.signs_of_life import newest as newest
+from scaleexp.signs_of_life import unseen_s as unseen_s
 from scaleexp.storage import Store
-
-TTL_S = 30.0
-_BEATS_PER_TTL = 5
-_UNSEEN = 2
-_SIGNS = ("beat", "released")
-_NAME = re.compile(r"^(\d+)\.(json|beat-\d+|stop|released)$")
-
-
-def holder() -> dict[str, Any]:
-    """Who this process is, so that another process can tell whether it is still there."""
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "space": _process_space(), "started": _started(pid)}
-
-
-def newest(store: Store) -> int:
-    """Number of the newest lease; 0 before the first."""
-    return max((number for number, kind in _files(store) if kind == "json"), default=0)
 
 
 def request_stop(store: Store) -> bool:
@@ -52,7 +50,7 @@ def request_stop(store: Store) -> bool:
 
 def stop_requested(store: Store, number: int) -> bool:
     """Whether the holder of this lease was asked to stop."""
-    return (number, "stop") in _files(store)
+    return (number, "stop") in lease_files(store)
 
 
 @contextmanager
@@ -72,15 +70,21 @@ def held(
         holding: what the holder holds for as long, as the lease is to say it (see `scaleexp.spending`).
 
     Raises:
+        ConfigError: a lease cannot run for so long.
         StorageError: another driver holds it and is alive, or it was lost.
     """
+    if not 0 < ttl_s <= MOST_TTL_S:
+        raise ConfigError(
+            f"the ttl_s of a lease is the time without a sign of life after which it is lost, more than 0 and at most "
+            f"{MOST_TTL_S:g} s; {ttl_s!r} is none: give a number in between, such as {TTL_S:g}."
+        )
     number = _acquired(store, {"ttl_s": ttl_s, **({"holding": dict(holding)} if holding else {})}, tell)
     begin = time.monotonic()
     end, lost = threading.Event(), threading.Event()
 
     def beat() -> None:
         count = 0
-        while not end.wait(ttl_s / _BEATS_PER_TTL):
+        while not end.wait(ttl_s / BEATS_PER_TTL):
             count += 1
             with suppress(OSError):  # a sign of life that could not be written may be the next one
                 if newest(store) > number:
@@ -138,10 +142,9 @@ def refuse_if_run_here(store: Store) -> None:
         StorageError: a process of this machine that is alive holds the lease.
     """
     number = newest(store)
-    if number and may_live(store, number):
-        other = held_by(store, number)
-        if other.get("space") == _process_space():
-            raise _refusal(store, f"process {other.get('pid')} on {other.get('host')}")
+    other = held_by(store, number) if number else {}
+    if other.get("space") == process_space() and not is_gone(store, number, other):
+        raise _refusal(store, f"process {other.get('pid')} on {other.get('host')}")
 
 
 def _refusal(store: Store, who: str) -> StorageError:
@@ -157,91 +160,19 @@ def _wait_for(store: Store, number: int, ttl_s: float, tell: Callable[[str], Non
     Raises:
         StorageError: it is alive.
     """
-    if not may_live(store, number):
+    other = held_by(store, number)
+    if is_gone(store, number, other):
         return
     refuse_if_run_here(store)
-    other = held_by(store, number)
     who = f"process {other.get('pid')} on {other.get('host')}" if other else "a process whose lease is corrupt"
     refusal = _refusal(store, who)
-    wait_s = max(ttl_s, float(other.get("ttl_s", ttl_s)))
+    wait_s = max(ttl_s, lost_after_s(other))
     tell(f"{store.root} was last run by {who}; waiting {wait_s:.0f} s for a sign of life")
-    before = _files(store)
+    before = signs(store)
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
         time.sleep(min(1.0, wait_s / 10))
-        if (number, "released") in _files(store):
+        if (number, "released") in lease_files(store):
             return
-        if _files(store) != before:
+        if signs(store) != before:
             raise refusal
-
-
-def holdings(store: Store) -> dict[int, dict[str, Any]]:
-    """What every lease says that it held, by its number; nothing where it does not say so, or not any more."""
-    numbers = sorted(number for number, kind in _files(store) if kind == "json")
-    return {number: held_by(store, number).get("holding", {}) for number in numbers}
-
-
-def held_s(store: Store, number: int) -> float:
-    """For how long a lease was held, or has been [seconds]: never less than it was.
-
-    The holder said so when it let go. One that was killed, or still holds it, is taken to have held it for `_UNSEEN`
-    beats past its last sign of life: one that never came, and one for its workers to notice.
-    """
-    beat_s = float(held_by(store, number).get("ttl_s", TTL_S)) / _BEATS_PER_TTL
-    signs = sorted((kind for n, kind in _files(store) if n == number and kind.startswith(_SIGNS)), reverse=True)
-    for kind in signs:  # the release first, then the newest beat
-        try:
-            said = float(store.read_json(f"{schema.LEASE_DIR}/{number:04d}.{kind}")["held_s"])
-        except FileNotFoundError:
-            return held_s(store, number)  # the next beat has taken its place
-        except (CorruptError, KeyError):
-            continue
-        return said if kind == "released" else said + _UNSEEN * beat_s
-    beats = max((int(kind.removeprefix("beat-")) for kind in signs if kind != "released"), default=0)
-    return (beats + _UNSEEN) * beat_s
-
-
-def may_live(store: Store, number: int) -> bool:
-    """Whether the holder of a lease is not known to be gone."""
-    if (number, "released") in _files(store):
-        return False
-    other = held_by(store, number)
-    return bool(other.get("space") != _process_space() or _started(other["pid"]) == other["started"])
-
-
-def held_by(store: Store, number: int) -> dict[str, Any]:
-    """Who holds a lease; nothing where the file does not say it any more, and then only a sign of life tells."""
-    with suppress(CorruptError):
-        found: dict[str, Any] = store.read_json(f"{schema.LEASE_DIR}/{number:04d}.json")
-        return found
-    return {}
-
-
-def _files(store: Store) -> set[tuple[int, str]]:
-    """(number, kind) of every file of the leases."""
-    matches = (_NAME.match(name) for name in store.names(schema.LEASE_DIR))
-    return {(int(m.group(1)), m.group(2)) for m in matches if m}
-
-
-def _process_space() -> str:
-    """Where a process number means the same process: a boot of a machine and a namespace in it."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    with suppress(OSError):
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, as the kernel counts it; None where there is none of that number (or it is a zombie)."""
-    with suppress(OSError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] == "Z" else fields[19]
-    if Path("/proc/self/stat").exists():
-        return None
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return None
-    return "unknown"

@@ -47,7 +47,7 @@ class LogBytes:
     def of_log(self, rows: Mapping[str, int], commits: int, *, begun: bool = False) -> float:
         """Of the log of a trial that has ended, of so many rows by table, in so many commits after the first.
 
-        The last commit binds one file of each table. States are not counted.
+        The last commit binds one file of each table, and is written twice. States are not counted.
 
         Args:
             rows: by table.
@@ -56,7 +56,7 @@ class LogBytes:
         """
         listed = sum(segments_after(n) - 1 for n in range(1, commits))
         there = sum(self.segment[t] for t, n in rows.items() if n) + self.begin if begun else 0.0
-        return self.begin + commits * self.commit + self.commit_more * listed + self.of_rows(rows) - there
+        return self.begin + (commits + 1) * self.commit + self.commit_more * listed + self.of_rows(rows) - there
 
     def of_rows(self, rows: Mapping[str, int]) -> float:
         """Of one file of each table."""

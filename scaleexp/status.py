@@ -43,6 +43,7 @@ class Driver(TypedDict):
     host: str
     pid: int
     stopping: bool  # it was asked to
+    silent_s: float | None  # since its last sign of life [seconds]; null where it let go, or is seen to run here
 
 
 class LimitRow(TypedDict):
@@ -82,7 +83,7 @@ def status_of(store: Store, *, now: float | None = None) -> StatusDocument:
     plan = found[1]
     commits = last_commits(store, [schema.trial_key(t["trial_id"], t["realisation"]) for t in plan["trials"]])
     rows = [_row(trial, commits) for trial in plan["trials"]]
-    driver, since = _driver(store)
+    driver, since = driver_of(store)
     return StatusDocument(
         schema_version=STATUS_JSON_VERSION,
         study=plan["study"],
@@ -114,8 +115,8 @@ def _row(trial: schema.PlannedTrial, commits: Commits) -> TrialRow:
     )
 
 
-def _driver(store: Store) -> tuple[Driver | None, float]:
-    """Who holds the newest lease, and since when [Unix seconds]."""
+def driver_of(store: Store) -> tuple[Driver | None, float]:
+    """Who holds the newest lease, and since when [Unix seconds]; None and 0 before anybody did."""
     number = lease.newest(store)
     if not number:
         return None, 0.0
@@ -126,6 +127,7 @@ def _driver(store: Store) -> tuple[Driver | None, float]:
         host=found.get("host", "a machine that its lease, which is corrupt, does not tell"),
         pid=found.get("pid", 0),
         stopping=lease.stop_requested(store, number),
+        silent_s=lease.unseen_s(store, number),
     )
     return driver, float(found.get("since", 0.0))
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from scaleexp import schema
 from scaleexp.plan_table import duration, limit_value
-from scaleexp.status import LimitRow, StatusDocument, TrialRow
+from scaleexp.status import Driver, LimitRow, StatusDocument, TrialRow
 
 MOST_BATCHES, MOST_CAUSES = 16, 3
 """Lines of the table and causes of failure that are shown unless all are asked for."""
@@ -139,11 +139,27 @@ def _told(document: StatusDocument) -> str:
     done = f"{ended}/{total} trials ended"
     if driver is None:
         return f"{done}; not started"
-    who = f"process {driver['pid']} on {driver['host']}"
     if not driver["running"]:
-        return f"{done}; nobody runs it" + ("" if ended == total else f" (last was {who})")
+        return f"{done}; nobody runs it" + ("" if ended == total else told_last(driver))
+    seen = "" if driver["silent_s"] is None else f", last sign of life {duration(driver['silent_s'])} ago"
     eta = "" if document["eta_s"] is None else f", about {duration(document['eta_s'])} left"
-    return f"{done}; {'stopping' if driver['stopping'] else 'run'} by {who}{eta}"
+    return f"{done}; {'stopping' if driver['stopping'] else 'run'} by {_who(driver)}{seen}{eta}"
+
+
+def told_last(driver: Driver) -> str:
+    """Who ran a study last, and where that ended without a word, when and what to do.
+
+    >>> told_last(Driver(lease=1, running=False, host="a", pid=7, stopping=False, silent_s=75.0))
+    ': process 7 on a gave its last sign of life 1m15s ago; the same `scaleexp run` command takes over'
+    """
+    if driver["silent_s"] is None:
+        return f" (last was {_who(driver)})"
+    ago = duration(driver["silent_s"])
+    return f": {_who(driver)} gave its last sign of life {ago} ago; the same `scaleexp run` command takes over"
+
+
+def _who(driver: Driver) -> str:
+    return f"process {driver['pid']} on {driver['host']}"
 
 
 def _told_limit(row: LimitRow) -> str:

@@ -207,6 +207,23 @@ class Store:
         except OSError as error:
             raise StorageError(f"could not read {path}: {error.strerror or error}") from error
 
+    def modified(self, name: str) -> float:
+        """When a file was written, by the storage's own clock [Unix seconds].
+
+        Raises:
+            FileNotFoundError: there is none.
+            StorageError: it cannot be told.
+        """
+        if self._bucket:
+            return self._bucket.modified(name, self._patience_s)
+        path = self.path(name)
+        try:
+            return self._persist(lambda _: path.stat().st_mtime, f"cannot look at {path}")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(f"could not look at {path}: {error.strerror or error}") from error
+
     def read_json(self, name: str) -> Any:  # noqa: ANN401  # whatever was written
         """The JSON object of a file, without the checksum that it was verified by.
 
@@ -224,7 +241,7 @@ class Store:
             StorageError: it could not be read.
         """
         if self._bucket:
-            return self._bucket.names(directory, self._patience_s)
+            return [name for name in self._bucket.names(directory, self._patience_s) if not name.endswith(".tmp")]
         path = self._place(directory)
         try:
             found = self._persist(lambda _: [e.name for e in os.scandir(path)], f"cannot list {path}")

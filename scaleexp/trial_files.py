@@ -1,22 +1,22 @@
 """The files of one trial as its writer adds to them: segments, checkpoints, and the commits that bind them.
 
 The last commit of a trial that ends compacts it: it binds one file of all rows for each table, `steps.parquet` and
-`evals.parquet` in the trial's directory, so that other tools read a study by one pattern. What no commit needs any more
-is removed only after that commit, and after a look that no other driver has taken over: whoever does so later sees it.
+`evals.parquet` in the trial's directory, so that other tools read a study by one pattern. It is written twice, under
+two numbers, for it alone knows those files once what earlier commits bind is gone. That is removed only then, and after
+a look that no other driver has taken over: whoever does so later sees it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
-from scaleexp import lease, merging, schema, segment
+from scaleexp import lease, merging, schema, segment, trial_names
 from scaleexp.checkpoint import encode as encode_state
 from scaleexp.commits import bound_bytes, commit_files
 from scaleexp.engines.base import TrialState
@@ -29,7 +29,6 @@ from scaleexp.storage import Store, json_bytes
 MOST_COMPACTED = 2_000_000
 """Rows; a longer table stays in segments, so that a writer's memory has a bound: about 250 bytes a row and lane."""
 
-_ATTEMPT = re.compile(r"(?:^|-)a(\d{3,})\b")
 _log = logging.getLogger("scaleexp")
 
 
@@ -65,6 +64,7 @@ class TrialFiles:
         self._segments: list[schema.SegmentRef] = list(goes_on["segments"]) if goes_on else []
         self._lying: set[str] = set()  # segments and checkpoints, of this attempt and of those before it
         self._aside: set[str] = set()  # those that corrupt commits may bind: they stay as they are
+        self._unbound: list[str] = []  # all rows of a table, in a place that other tools look at
 
     def open(self) -> None:
         """Find out what is there, and write trial.json where nothing is."""
@@ -81,20 +81,24 @@ class TrialFiles:
         self._lying = {
             f"{place}/{name}" for place in places for name in self._store.names(f"{self._directory}/{place}")
         }
-        self._lying |= {name for name in there if name.endswith(".parquet")}
+        self._lying = {file for file in self._lying | set(there) if trial_names.is_ours(file)}
         files = commit_files(self._store, self.key)
         newest: schema.Commit | None = newest_whole(lambda: files, self._store.read_json)[0]
         self._number = max(files, default=0)
         without_state = newest and newest["number"] == self._number and not newest.get("checkpoint")
         if self._number > (self._last["number"] if self._last else 0) and not without_state:
             self._aside = set(self._lying)  # a commit that is corrupt, or binds something that is
-        attempts = [int(m.group(1)) for m in (_ATTEMPT.search(n.rpartition("/")[2]) for n in self._lying) if m]
-        self._attempt = max([a + 1 for a in attempts] + ([newest["attempt"] + 1] if newest else []), default=0)
+        attempts = trial_names.attempts(self._lying) + ([newest["attempt"]] if newest else [])
+        self._attempt = max(attempts, default=-1) + 1
 
     # -- what is added ------------------------------------------------------------------------------------------------
 
     def add_rows(self, table: schema.Table, columns: Columns) -> None:
         """Rows -> one immutable segment, which the next commit binds."""
+        self._look_at_lease()
+        self._add(table, columns)
+
+    def _add(self, table: schema.Table, columns: Columns) -> None:
         if columns["step"]:
             self._segments.append(self._put_segment(table, self._rows(table, columns)))
 
@@ -127,9 +131,10 @@ class TrialFiles:
         elapsed_s: float,
     ) -> None:
         """Bind what was added so far, these rows, and the state after them."""
+        self._look_at_lease()  # before anything is written
         for table, columns in added.items():
             if status not in schema.FINAL_STATUSES or not self._compacted(table, columns):
-                self.add_rows(table, columns)
+                self._add(table, columns)
                 self._merge(table)
         checkpoint = self._write_checkpoint(state) if state else None
         self._write_commit(step, samples, status, cause, checkpoint, elapsed_s)
@@ -167,11 +172,13 @@ class TrialFiles:
 
     def _put_whole(self, table: schema.Table, content: bytes) -> str:
         """All rows of a table under its own name, or where an earlier attempt has that, under one of this attempt."""
-        for file in (f"{table}.parquet", f"{table}-{self._prefix}.parquet"):
+        for file in trial_names.whole_tables(table, self._attempt, self._fence):
             with suppress(FileExistsError):
+                self._unbound.append(file)
                 self._store.write(f"{self._directory}/{file}", content)
                 self._lying.add(file)
                 return file
+            self._unbound.remove(file)  # it is another's
         raise self._not_alone()
 
     def _write_checkpoint(self, state: TrialState) -> schema.CheckpointRef:
@@ -209,14 +216,34 @@ class TrialFiles:
         if self._fence is not None:
             commit["fence"] = self._fence
         self._put_commit(commit)
+        self._unbound = []
+        if status in schema.FINAL_STATUSES:
+            self._number += 1
+            self._put_commit(commit)
         self._forget(commit)
         self._last = commit
+
+    def _look_at_lease(self) -> None:
+        """Refuse to go on where another driver has taken over, and then leave nothing that other tools would read.
+
+        Raises:
+            StorageError: it has.
+        """
+        if self._fence is None:
+            return
+        try:
+            lease.check(self._store, self._fence)
+        except StorageError:
+            for file in self._unbound:
+                with suppress(StorageError):  # then the next run removes it
+                    self._store.remove(f"{self._directory}/{file}")
+            self._unbound = []
+            raise
 
     def _put_commit(self, commit: schema.Commit) -> None:
         """Put it under the next free number, over what a driver with an older lease may have committed meanwhile."""
         while True:
-            if self._fence is not None:
-                lease.check(self._store, self._fence)
+            self._look_at_lease()
             commit["number"] = self._number
             file = f"{schema.COMMITS_DIR}/{self._number:04d}.json"
             try:
@@ -240,8 +267,8 @@ class TrialFiles:
         if not final:
             kept |= {_state_of(self._last)} | {f for f in self._lying if not f.startswith(schema.CHECKPOINTS_DIR)}
         unneeded = sorted(self._lying - kept)
-        if unneeded and self._fence is not None:
-            lease.check(self._store, self._fence)
+        if unneeded:
+            self._look_at_lease()
         for file in unneeded:
             self._store.remove(f"{self._directory}/{file}")
             self._lying.discard(file)
@@ -262,7 +289,7 @@ class TrialFiles:
     @property
     def _prefix(self) -> str:
         """Of file names: no two writers have the same."""
-        return f"a{self._attempt:03d}" + (f"-f{self._fence:04d}" if self._fence is not None else "")
+        return trial_names.prefix(self._attempt, self._fence)
 
     def _rows(self, table: schema.Table, columns: Columns) -> pa.Table:
         """With the columns that repeat in every row."""

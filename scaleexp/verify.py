@@ -1,6 +1,7 @@
 """Look at every file of a study: is it whole, does anything bind it, and what to do where it is not.
 
-Nothing is changed, moved or removed, and nothing is decoded before its checksum was found to be right.
+Nothing is changed, moved or removed, and nothing is decoded before its checksum was found to be right. A study may be
+run meanwhile: a trial that seems to lack something is looked at again until two looks in a row see the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scaleexp import schema, segment
+from scaleexp import lease, schema, segment, trial_names
 from scaleexp.checkpoint import decode
 from scaleexp.errors import MissingError, StorageError
 from scaleexp.integrity import check_bytes, check_commit, check_shape, numbered, opened
@@ -18,6 +19,8 @@ from scaleexp.storage import Store
 
 Kind = Literal["corrupt", "missing", "twice", "note"]
 RESTORE = "restore it from a copy"
+_MOST_LOOKS = 20
+"""At one trial: its writer commits twice a minute at most, unless it is told to hurry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,12 +72,28 @@ def _everything(store: Store) -> Iterator[Finding]:
     for name in store.names(schema.MEMORY_DIR):
         yield from _object(store, f"{schema.MEMORY_DIR}/{name}", None, "remove it: what does not fit is noted again")
     for name in store.names(schema.LEASE_DIR):
-        yield from _object(store, f"{schema.LEASE_DIR}/{name}", None, "leave it: the next run waits and takes over")
+        for finding in _object(
+            store, f"{schema.LEASE_DIR}/{name}", None, "leave it: the next run waits and takes over"
+        ):
+            if finding.kind != "missing":  # a sign of life is followed by the next
+                yield finding
     for key in store.names(schema.TRIALS_DIR):
-        yield from _trial(store, key)
+        yield from _settled(store, key)
     if not store.remote:
         for scrap in sorted(store.path("").rglob(".*.tmp")):
             yield _unneeded(_name(store, scrap), "a write that never ended left it")
+
+
+def _settled(store: Store, key: str) -> list[Finding]:
+    """What is wrong with a trial and still is at a second look: its writer merges files and removes what it merged."""
+    found = list(_trial(store, key))
+    for _ in range(_MOST_LOOKS):
+        if not any(finding.kind in ("missing", "twice") for finding in found):
+            break
+        before, found = found, list(_trial(store, key))
+        if found == before:
+            break
+    return found
 
 
 def _trial(store: Store, key: str) -> Iterator[Finding]:
@@ -109,9 +128,27 @@ def _trial(store: Store, key: str) -> Iterator[Finding]:
                 yield _unneeded(f"{place}/{name}", "no commit that is whole binds it, so nothing reads it")
     for name in store.names(directory):
         if name.endswith(".parquet") and f"{directory}/{name}" not in counting:
-            problem = "the newest commit does without it, and other tools count its rows twice"
-            remedy = "run the study again, which removes it where all else of the trial is whole"
-            yield Finding(file=f"{directory}/{name}", kind="twice", problem=problem, remedy=remedy)
+            yield _beside(store, directory, name)
+
+
+def _beside(store: Store, directory: str, name: str) -> Finding:
+    """About a table in a trial's directory that its newest commit does not bind."""
+    file = f"{directory}/{name}"
+    if not trial_names.is_ours(name):
+        if not name.startswith(tuple(schema.TABLES)):
+            return _unneeded(file, "no run of a study gives such a name, so nothing reads it")
+        problem = "no run of a study gives such a name, and other tools count its rows too"
+        return Finding(file=file, kind="twice", problem=problem, remedy="move it out of the study")
+    if (number := lease.newest(store)) and lease.may_live(store, number):
+        return Finding(
+            file=file,
+            kind="note",
+            problem="the newest commit does without it, and the study is being run",
+            remedy="look again when nobody runs it: a commit to come binds it, or the run removes it at its end",
+        )
+    problem = "the newest commit does without it, and other tools count its rows twice"
+    remedy = "run the study again, which removes it where all else of the trial is whole"
+    return Finding(file=file, kind="twice", problem=problem, remedy=remedy)
 
 
 def _began(store: Store, directory: str, commits: list[str]) -> bool:

@@ -9,6 +9,7 @@ from scaleexp import lease, schema, trial_files
 from scaleexp.errors import MissingError, StorageError
 from scaleexp.integrity import newest_whole
 from scaleexp.launch.runner import run_study
+from scaleexp.resume import standing
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.tidying import merged_twice
@@ -121,18 +122,20 @@ def test_a_driver_that_was_followed_removes_nothing_that_its_follower_may_go_on_
     check, looks = lease.check, []
 
     def late(store, number):
-        """The zombie looks, sleeps for a minute, and commits."""
-        if not looks:
+        """The zombie looks before it writes anything and before it commits, sleeps for a minute, and commits."""
+        looks.append(number)
+        if len(looks) == 2:
             store.write_json("lease/0002.json", DRIVER)
         else:
             check(store, number)
-        looks.append(number)
 
     evaluated(zombie, 3)
     with monkeypatch.context() as patch:
         patch.setattr(lease, "check", late)
         with pytest.raises(StorageError, match=r"another driver \(lease 2\) has taken over"):
             zombie.commit(step=3, samples=12, status="limit")
+    assert len(looks) == 3
+    assert committed(tmp_path) == [1, 2, 3], "what it did commit"
     follower = log(tmp_path, 2, seen)
     evaluated(follower, 3, 4)
     follower.commit(step=4, samples=16, status="running")
@@ -191,3 +194,117 @@ def test_a_reader_whom_a_merge_overtakes_looks_again():
         return name
 
     assert newest_whole(lambda: dict(files), read) == ("merged", [])
+
+
+def test_a_driver_that_was_followed_writes_nothing_more(tmp_path):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", DRIVER)
+    zombie = log(tmp_path, 1)
+    evaluated(zombie, 1)
+    zombie.commit(step=1, samples=4, status="running")
+    store.write_json("lease/0002.json", DRIVER)
+    before = sorted(tmp_path.rglob("*"))
+    evaluated(zombie, 2)
+    for status in ("running", "limit"):
+        with pytest.raises(StorageError, match=r"another driver \(lease 2\) has taken over"):
+            zombie.commit(step=2, samples=8, status=status)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_that_is_followed_between_its_look_and_its_write_takes_back_what_other_tools_would_read(
+    tmp_path, monkeypatch
+):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", DRIVER)
+    zombie = log(tmp_path, 1)
+    evaluated(zombie, 1)
+    zombie.commit(step=1, samples=4, status="running")
+    evaluated(zombie, 2)
+    write, follower = Store.write, []
+
+    def slept(self, name, content):
+        """It has looked at the lease, and sleeps until another driver has ended the trial."""
+        if name.endswith("/evals.parquet") and not follower:
+            store.write_json("lease/0002.json", DRIVER)
+            follower.append(log(tmp_path, 2, last_commit(store, "t")))
+            evaluated(follower[0], 2, 3)
+            follower[0].commit(step=3, samples=12, status="limit")
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", slept)
+        with pytest.raises(StorageError, match=r"another driver \(lease 2\) has taken over"):
+            zombie.commit(step=2, samples=8, status="limit")
+    assert parquet_files(tmp_path) == ["evals-a001-f0002.parquet"]
+    assert committed(tmp_path) == [1, 2, 3]
+    assert last_commit(store, "t")["fence"] == 2
+
+
+def test_a_file_that_a_later_run_wrote_is_not_taken_for_ones_own(tmp_path):
+    """Only the first run writes the plain name, so no other can lose it to a late one of the first."""
+    for number in (1, 2):
+        Store(tmp_path).write_json(f"lease/{number:04d}.json", DRIVER)
+    second = log(tmp_path, 2)
+    evaluated(second, 1)
+    second.commit(step=1, samples=4, status="limit")
+    assert parquet_files(tmp_path) == ["evals-a000-f0002.parquet"]
+
+
+def test_a_commit_that_ends_a_trial_may_be_lost_and_nothing_else_is(tmp_path):
+    study, root = prepared(), tmp_path / "study"
+    run(study, root, commit_after=(2, 4))
+    key = study.plan.trials[0].key
+    newest = last_commit(Store(root), key)
+    file = root / "trials" / key / "commits" / f"{newest['number']:04d}.json"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"step": 6', b'"step": 7'))
+    found = last_commit(Store(root), key)
+    assert (found["number"], found["step"], found["status"]) == (newest["number"] - 1, 6, newest["status"])
+    assert found | {"number": newest["number"]} == newest
+    from_there = standing(Store(root), study.plan.trials[0])
+    assert (from_there.step, from_there.state is not None) == (6, True)
+    assert len(analysis.read.load(root).trials) == 1
+    run(study, root)
+    assert not (file.parent / f"{newest['number'] + 1:04d}.json").exists(), "nothing runs again"
+    run(prepared("limits.samples=160"), root)
+    (table,) = root.glob("trials/*/steps-a001.parquet")
+    assert ds.dataset(table).to_table()["step"].to_pylist() == list(range(1, 11))
+
+
+def test_nothing_is_removed_where_a_newer_commit_cannot_be_read(tmp_path):
+    """It may bind what the newest that can be read does not."""
+    root = tmp_path / "study"
+    run(prepared(), root)
+    run(prepared("limits.samples=160"), root)
+    (own,) = (root / "trials").iterdir()
+    number = last_commit(Store(root), own.name)["number"]
+    (own / "commits" / f"{number + 1:04d}.json").write_bytes(b'{"checked_by": "sha256", "numb')
+    (own / "steps-a007.parquet").write_bytes(b"of the commit that cannot be read")
+    assert merged_twice(Store(root), [own.name]) == {}
+    (own / "commits" / f"{number + 1:04d}.json").write_bytes(  # whole, and another's
+        (own / "commits" / f"{number:04d}.json").read_bytes()
+    )
+    assert merged_twice(Store(root), [own.name]) == {}
+    (own / "commits" / f"{number + 1:04d}.json").unlink()
+    assert merged_twice(Store(root), [own.name]) == {own.name: ["steps-a007.parquet"]}
+
+
+def test_files_of_somebody_else_stay_and_are_named(tmp_path):
+    root = tmp_path / "study"
+    with pytest.raises(Interrupted):
+        run(prepared(), root, commit_after=(1, 2), dies_at=4)
+    (own,) = (root / "trials").iterdir()
+    foreign = [own / f for f in ("segments/mine.parquet", "checkpoints/best.pt", "steps-mine.parquet", "notes.parquet")]
+    for file in foreign:
+        file.write_bytes(b"mine")
+    run(prepared(), root)
+    assert run_study(prepared(), root).ended == {"limit": 1}
+    assert [file.read_bytes() for file in foreign] == [b"mine"] * 4
+    found = {f.file.removeprefix(f"trials/{own.name}/"): f for f in verify(Store(root))}
+    assert {name: f.kind for name, f in found.items()} == {
+        "segments/mine.parquet": "note",
+        "checkpoints/best.pt": "note",
+        "notes.parquet": "note",
+        "steps-mine.parquet": "twice",
+    }
+    assert "move it" in found["steps-mine.parquet"].remedy

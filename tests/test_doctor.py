@@ -36,7 +36,7 @@ def test_a_machine_that_runs_these_tests_has_no_problem(tmp_path):
     assert result.exit_code == 0, result.output
     document = json.loads(result.output)
     jsonschema.validate(document, json.loads(files("scaleexp").joinpath("schemas/doctor.json").read_text()))
-    assert {"ray", "torch", "cores", "memory", "GPU", "Ray cluster", "disk", "storage"} <= {
+    assert {"ray", "torch", "cores", "memory", "GPU", "Ray cluster", "disk", "storage", "clock"} <= {
         f["what"] for f in document["findings"]
     }
     assert list((tmp_path / "new").iterdir()) == [], "the probe is removed"
@@ -92,6 +92,25 @@ def test_a_storage_where_names_can_be_taken_twice_is_a_problem(monkeypatch, tmp_
     monkeypatch.setattr(Store, "write", overwrites)
     found = finding("storage", str(tmp_path))
     assert (found.state, found.exit_code) == ("problem", 5)
+
+
+@pytest.mark.parametrize(("apart_s", "said"), [(-60.0, "60.0 s ahead of"), (60.0, "60.0 s behind")])
+def test_a_clock_that_is_not_the_storages_is_told_with_its_remedy(monkeypatch, tmp_path, apart_s, said):
+    assert finding("clock", str(tmp_path)).state == "ok"
+    modified = Store.modified
+    monkeypatch.setattr(Store, "modified", lambda self, name: modified(self, name) + apart_s)
+    found = finding("clock", str(tmp_path))
+    assert found.state == "note"
+    assert found.said.endswith("the storage's")
+    assert float(found.said.split()[0]) == pytest.approx(60, abs=5)
+    assert said.partition("s ")[2] in found.said
+    assert "NTP" in found.remedy
+    monkeypatch.setattr(Store, "modified", lambda self, name: modified(self, name) + apart_s / 30)
+    assert (finding("clock", str(tmp_path)).state, list(tmp_path.iterdir())) == ("ok", [])
+
+
+def test_where_no_storage_is_named_no_clock_is_looked_at():
+    assert "clock" not in {f.what for f in doctor.examine(None)}
 
 
 def test_a_storage_that_cannot_be_written_is_a_problem(monkeypatch, tmp_path):

@@ -10,12 +10,13 @@ import pytest
 from analysis.read import load, read_evals, read_steps
 from analysis.study import analyse
 from scaleexp.config import load_study
-from scaleexp.errors import ConfigError, InfeasibleError, NotEnoughDataError, TrialsFailedError
+from scaleexp.errors import ConfigError, InfeasibleError, NotEnoughDataError, StorageError, TrialsFailedError
 from scaleexp.execute import run_packed
 from scaleexp.launch.cluster import Resources, check_feasible
 from scaleexp.launch.runner import open_study, prepare, run_study
 from scaleexp.plan import make_plan
 from scaleexp.schema import deterministic_columns
+from scaleexp.storage import Store
 from tests.without_ray import assigned
 
 SMALL = [
@@ -116,6 +117,26 @@ def test_another_study_in_the_same_directory_is_refused(tmp_path):
         ConfigError, match=r"the study 'quadratic', which differs in base\.lr \(\S+ there, 0\.1 here\): give"
     ):
         open_study(prepare(load_study("quadratic", ["base.lr=0.1", "seeds=[5]"])), tmp_path)
+
+
+@pytest.mark.parametrize("own", ["seeds=[0]", "seeds=[0, 1]"])
+def test_of_two_runs_that_open_a_study_at_once_the_second_takes_what_is_there_or_says_so(tmp_path, monkeypatch, own):
+    mine, theirs = (prepare(load_study("quadratic", [seeds])) for seeds in (own, "seeds=[0]"))
+    write = Store.write
+
+    def overtaken(self, name, content):
+        if name == "plan/0001.json":
+            monkeypatch.setattr(Store, "write", write)
+            open_study(theirs, tmp_path)
+        write(self, name, content)
+
+    monkeypatch.setattr(Store, "write", overtaken)
+    if own == "seeds=[0, 1]":
+        with pytest.raises(StorageError, match=r"another run has just written \S+/plan/0001.json, with another plan"):
+            open_study(mine, tmp_path)
+    assert open_study(mine, tmp_path).names("plan") == (
+        ["0001.json"] if own == "seeds=[0]" else ["0001.json", "0002.json"]
+    )
 
 
 @pytest.mark.ray

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from scaleexp import lease
-from scaleexp.errors import StorageError
+from scaleexp import clocks, lease, signs_of_life
+from scaleexp.errors import ConfigError, StorageError
 from scaleexp.execute import Assignment
 from scaleexp.runlog import last_commit
 from scaleexp.stopping import stopping
@@ -157,3 +157,86 @@ def test_a_stop_leaves_the_lease_of_a_dead_driver_alone(tmp_path):
     store.write_json("lease/0001.json", {**lease.holder(), "pid": 2**22 + 1, "ttl_s": 1.0})
     assert not lease.request_stop(store)
     assert json.loads((tmp_path / "lease" / "0001.json").read_text())["pid"] == 2**22 + 1
+
+
+# Of other machines
+
+
+def test_a_driver_elsewhere_lives_by_the_clock_of_the_storage_and_not_by_its_process_number(tmp_path, monkeypatch):
+    """Process 1 is there on every machine, and this one's clock is an hour behind the storage's."""
+    store, hour = Store(tmp_path), 3600.0
+    store.write_json("lease/0001.json", {**ELSEWHERE, "ttl_s": 30.0})
+    os.utime(tmp_path / "lease/0001.json", (0, time.time() + hour - 31))
+    monkeypatch.setattr(clocks, "now", lambda store, directory: time.time() + hour)
+    assert not lease.may_live(store, 1)
+    assert lease.unseen_s(store, 1) == pytest.approx(31, abs=5)
+    store.write_json("lease/0001.beat-000001", {})
+    os.utime(tmp_path / "lease/0001.beat-000001", (0, time.time() + hour - 3))
+    assert lease.may_live(store, 1)
+    assert lease.request_stop(store)
+
+
+def test_the_clock_of_the_storage_is_that_of_a_file_written_just_now(tmp_path, monkeypatch):
+    modified = Store.modified
+    monkeypatch.setattr(Store, "modified", lambda self, name: modified(self, name) + 100.0)
+    assert clocks.now(Store(tmp_path), "lease") == pytest.approx(time.time() + 100, abs=10)
+    assert clocks.ahead_s(Store(tmp_path)) == pytest.approx(100, abs=10)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "lease"]
+
+
+def test_who_may_only_read_goes_by_a_clock_of_their_own(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", ELSEWHERE)
+
+    def denied(store, directory):
+        raise StorageError("could not write: Permission denied")
+
+    monkeypatch.setattr(clocks, "now", denied)
+    assert lease.unseen_s(store, 1) == pytest.approx(0, abs=10)
+
+
+def test_a_beat_that_is_followed_by_the_next_while_one_looks_is_looked_for_again(tmp_path, monkeypatch):
+    store, modified = Store(tmp_path), Store.modified
+    store.write_json("lease/0001.json", ELSEWHERE)
+    store.write_json("lease/0001.beat-000001", {})
+
+    def follows(self, name):
+        if name.endswith("000001"):
+            store.write_json("lease/0001.beat-000002", {})
+            store.remove("lease/0001.beat-000001")
+        return modified(self, name)
+
+    monkeypatch.setattr(Store, "modified", follows)
+    assert lease.unseen_s(store, 1) == pytest.approx(0, abs=10)
+
+
+def test_a_process_of_this_machine_that_runs_or_has_let_go_is_not_said_to_be_silent(tmp_path):
+    store = Store(tmp_path)
+    with lease.held(store) as number:
+        assert lease.unseen_s(store, number) is None
+    assert lease.unseen_s(store, number) is None
+
+
+def test_that_somebody_asked_it_to_stop_is_no_sign_that_a_driver_lives(tmp_path):
+    store = Store(tmp_path)
+    store.write_json("lease/0001.json", {**ELSEWHERE, "ttl_s": 1.0})
+    timer = threading.Timer(0.3, lambda: store.write_json("lease/0001.stop", {}))
+    timer.start()
+    with lease.held(store, ttl_s=1.0) as number:
+        assert number == 2
+    timer.join()
+    assert (1, "stop") in signs_of_life.lease_files(store)
+
+
+@pytest.mark.parametrize("ttl_s", [0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_lease_that_would_never_end_or_never_last_is_refused(tmp_path, ttl_s):
+    with pytest.raises(ConfigError, match="more than 0 and at most 3600 s"), lease.held(Store(tmp_path), ttl_s=ttl_s):
+        pytest.fail("it is held")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"), [(1e9, 3600.0), (-5, 0.0), ("long", 30.0), (None, 30.0), (True, 30.0), (12, 12.0)]
+)
+def test_a_lease_whose_file_says_an_absurd_time_is_waited_for_no_longer_than_an_hour(said, taken):
+    assert signs_of_life.lost_after_s({"ttl_s": said}) == taken

@@ -41,4 +41,4 @@ def test_a_worker_that_ends_the_trial_between_the_look_and_the_commit_has_the_la
     monkeypatch.setattr(restating, "commit_files", look)
     record_stop(Store(tmp_path), ["t"], "limits.usd = 1", fence=None)
     commit = last_commit(Store(tmp_path), "t")
-    assert (commit["status"], commit["step"], commit["number"]) == ("limit", 2, 2)
+    assert (commit["status"], commit["step"], commit["number"]) == ("limit", 2, 3), "told twice, and nothing after it"

@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_never_gone_on_from(tmp_path, monkeypatch, caplo
     before = held.read_bytes() if damage else None
     run_packed(work, trials[:1], threads=1)
     numbers = sorted(int(f.stem) for f in (tmp_path / "trials" / trials[0].key / "commits").iterdir())
-    assert numbers == [1, 2, 3], "the end goes past the commit that is not whole"
+    assert numbers == [1, 2, 3, 4], "the end goes past the commit that is not whole, and is told twice"
     steps = [r["step"] for r in rows(tmp_path, trials[0].key, "steps")]
     assert steps == list(range(1, len(steps) + 1)), "rows of a commit that is not gone on from are not bound again"
     assert (held.read_bytes() if damage else None) == before, "what is corrupt stays as it is"

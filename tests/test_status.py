@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections import Counter
 from importlib.resources import files
 
@@ -93,7 +95,7 @@ def test_a_person_reads_one_line_per_batch_and_who_runs_it(half_done):
 
 def test_the_time_left_of_what_goes_on_counts_only_what_this_run_has_done(tmp_path):
     """A trial of 1000 samples that an earlier driver left at 890, at 900 after 10 s: as long for each 10 to come."""
-    driver = {"lease": 2, "running": True, "host": "here", "pid": 7, "stopping": False}
+    driver = {"lease": 2, "running": True, "host": "here", "pid": 7, "stopping": False, "silent_s": None}
     rows = [{"status": "running", "samples": 900, "limit_samples": 1000}]
     commits = {"t": {"samples": 900, "began_samples": 890, "fence": 2}}
     assert status._eta_s(rows, commits, driver, 0.0, 10.0) == pytest.approx(100.0)
@@ -117,7 +119,7 @@ def document(statuses, batches):
         }
         for i, status in enumerate(statuses)
     ]
-    driver = {"lease": 1, "running": True, "host": "here", "pid": 7, "stopping": False}
+    driver = {"lease": 1, "running": True, "host": "here", "pid": 7, "stopping": False, "silent_s": None}
     counted = dict(Counter(statuses))
     return {
         "study": "s",
@@ -163,6 +165,31 @@ def test_no_study_and_nobody_to_stop_are_said_in_a_sentence(tmp_path):
         assert isinstance(result.exception, error)
         assert said in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "space": "another machine", "started": "1", "ttl_s": 30.0}
+
+
+def test_a_driver_that_died_on_another_machine_runs_no_longer_than_its_lease(half_done, tmp_path):
+    root = shutil.copytree(half_done[0], tmp_path / "left")
+    store = Store(root)
+    number = lease.newest(store) + 1
+    store.write_json(f"lease/{number:04d}.json", ELSEWHERE)
+    store.write_json(f"lease/{number:04d}.beat-000003", {"held_s": 18.0})
+    assert status_of(store)["driver"]["running"]
+    assert ", last sign of life 0." in rendered(status_of(store), width=100).splitlines()[1]
+    for file in root.glob(f"lease/{number:04d}.*"):
+        os.utime(file, (0, time.time() - 7400))
+    assert not lease.request_stop(store)
+    store.write_json(f"lease/{number:04d}.stop", {"asked_by": {}})
+    document = json_of("status", str(root), "--json")
+    jsonschema.validate(document, json.loads(files("scaleexp").joinpath("schemas/status.json").read_text()))
+    assert document["driver"]["running"] is False
+    assert document["driver"]["silent_s"] == pytest.approx(7400, abs=60)
+    said = "process 1 on elsewhere gave its last sign of life 2h03m ago; the same `scaleexp run` command takes over"
+    assert rendered(status_of(store), width=100).splitlines()[1].endswith(f"; nobody runs it: {said}")
+    result = CliRunner().invoke(cli, ["stop", str(root)])
+    assert str(result.exception).endswith(f"nothing to stop: {said}")
 
 
 def test_a_lease_that_cannot_be_read_hides_no_trial(half_done, tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 
+from scaleexp import lease
 from scaleexp.storage import Store
 from scaleexp.verify import verify, whole
+from tests.one_log import evaluated, log
 from tests.test_golden_study import GOLDEN, KEY
 
 
@@ -67,3 +70,75 @@ def test_a_segment_under_another_name_and_a_commit_in_anothers_place_are_found(s
     problems = {f.file.rpartition("/")[2]: f.problem for f in corrupt}
     assert "another file" in problems["0003.json"]
     assert problems["a000-0002.pt"] == "is not there", "the state of the commit that counts now"
+
+
+# While it runs
+
+
+def overtaken(monkeypatch, writes, *, when):
+    """Let a writer go on just before the first file is read whose name holds a text."""
+    read, done = Store.read, []
+
+    def slow(self, name):
+        if when in name and not done:
+            done.append(name)
+            writes()
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", slow)
+    return done
+
+
+@pytest.mark.parametrize("when", ["commits/0002.json", "segments/", "checkpoints/", "trial.json"])
+def test_a_trial_that_is_compacted_meanwhile_lacks_nothing(tmp_path, monkeypatch, when):
+    own = log(tmp_path)
+    own_state = {"w": torch.zeros(3)}
+    for step in (1, 2):
+        evaluated(own, step)
+        own.commit(step=step, samples=4 * step, status="running", state=own_state)
+    Store(tmp_path).write_json("study.json", {"schema_version": 1})
+
+    def goes_on():
+        evaluated(own, 3)
+        own.commit(step=3, samples=12, status="limit", state=own_state)
+
+    done = overtaken(monkeypatch, goes_on, when=when)
+    found = verify(Store(tmp_path))
+    assert done
+    assert [f for f in found if f.file != "trials/t/trial.json"] == [], "its facts are those of no trial"
+    assert not list((tmp_path / "trials/t/segments").iterdir())
+
+
+def test_what_is_gone_under_the_newest_commit_is_missing_whatever_goes_on(tmp_path, monkeypatch):
+    own = log(tmp_path)
+    for step in (1, 2):
+        evaluated(own, step)
+        own.commit(step=step, samples=4 * step, status="running")
+    (lost,) = (tmp_path / "trials/t/segments").glob("*-0001-*")
+    lost.unlink()
+
+    def goes_on():
+        evaluated(own, 3)
+        own.commit(step=3, samples=12, status="running")
+
+    overtaken(monkeypatch, goes_on, when="segments/")
+    missing = [f for f in verify(Store(tmp_path)) if f.kind == "missing"]
+    assert [f.file for f in missing if "/segments/" in f.file] == [f"trials/t/segments/{lost.name}"]
+    assert "commits/0003.json" in next(f.remedy for f in missing if "/segments/" in f.file)
+
+
+def test_a_sign_of_life_that_is_followed_by_the_next_is_not_missing(study, monkeypatch):
+    store = Store(study)
+    store.write_json("lease/0001.json", {})
+    store.write_json("lease/0001.beat-000001", {"held_s": 1.0})
+    overtaken(monkeypatch, lambda: store.remove("lease/0001.beat-000001"), when="lease/0001.beat")
+    assert verify(store) == []
+
+
+def test_a_table_that_a_living_writer_has_not_bound_yet_is_a_note(study):
+    store, file = Store(study), study / "trials" / KEY / "evals-a001-f0001.parquet"
+    with lease.held(store):
+        file.write_bytes(b"about to be committed")
+        (found,) = verify(store)
+    assert (found.kind, whole([found])) == ("note", True)
+    assert [f.kind for f in verify(store)] == ["twice"]

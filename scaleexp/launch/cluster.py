@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import InfeasibleError
+from scaleexp.launch.ray_names import check_ray
 
 if TYPE_CHECKING:
     from scaleexp.trial import Trial
@@ -82,9 +83,11 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
     """Join the cluster of RAY_ADDRESS, or one that `ray start` left on this host, or start a local one; leave it after.
 
     Raises:
+        ConfigError: this version of Ray lacks something that is needed.
         InfeasibleError: no cluster can be reached, or the trials can never be placed on it.
     """
     set_environment()
+    check_ray()
     import ray
 
     try:

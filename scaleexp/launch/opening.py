@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from scaleexp import schema
 from scaleexp.commits import newest_plan
 from scaleexp.config import Study, check_against_data, validate_study
-from scaleexp.errors import ConfigError
+from scaleexp.errors import ConfigError, StorageError
 from scaleexp.execute import workload_of
 from scaleexp.growth import check_growth, differences
 from scaleexp.plan import directed_targets, make_plan
@@ -65,7 +65,7 @@ def open_study(prepared: Prepared, root: str | Path) -> Store:
 
     Raises:
         ConfigError: it holds another study.
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or another run has just written another plan.
     """
     store = Store(root)
     held = check_held(prepared, store)
@@ -73,8 +73,25 @@ def open_study(prepared: Prepared, root: str | Path) -> Store:
         store.write_json(schema.STUDY_FILE, _dumped(prepared))
     plan = _plan_file(prepared)
     if held is None or differences(_without_study(held[1]), _without_study(plan)):
-        store.write_json(f"{schema.PLAN_DIR}/{held[0] + 1 if held else 1:04d}.json", plan)
+        _write_plan(prepared, store, held[0] + 1 if held else 1, plan)
     return store
+
+
+def _write_plan(prepared: Prepared, store: Store, number: int, plan: schema.PlanFile) -> None:
+    """Where another run was faster, what it wrote may be as good.
+
+    Raises:
+        StorageError: it is not.
+    """
+    name = f"{schema.PLAN_DIR}/{number:04d}.json"
+    try:
+        store.write_json(name, plan)
+    except FileExistsError:
+        held = check_held(prepared, store)
+        if held is None or differences(_without_study(held[1]), _without_study(plan)):
+            raise StorageError(
+                f"another run has just written {store.where(name)}, with another plan: give the same command again."
+            ) from None
 
 
 def bytes_of(prepared: Prepared) -> int:

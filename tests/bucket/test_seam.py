@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import threading
+import time
 from datetime import timedelta
 
 import obstore
@@ -14,6 +15,7 @@ import pytest
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from scaleexp import bucket as bucket_module
+from scaleexp import clocks
 from scaleexp.bucket import bucket
 from scaleexp.errors import StorageError
 from scaleexp.storage import Store
@@ -69,6 +71,18 @@ def test_what_was_written_is_read_until_it_is_removed(address):
 def test_json_carries_its_checksum_there_too(address):
     Store(address).write_json("x.json", {"a": 1})
     assert Store(address).read_json("x.json") == {"a": 1}
+
+
+def test_when_a_file_was_put_is_told_by_the_store(address):
+    store = Store(address)
+    store.write("lease/0001.json", b"")
+    assert store.modified("lease/0001.json") == pytest.approx(time.time(), abs=60)
+    with pytest.raises(FileNotFoundError, match=f"{address}/lease/0002.json"):
+        store.modified("lease/0002.json")
+    assert abs(clocks.ahead_s(store)) <= 2
+    assert clocks.now(store, "lease") == pytest.approx(time.time(), abs=60)
+    assert store.names("lease") == ["0001.json"]
+    assert store.names("") == ["lease"]
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "trials/../../x"])
@@ -138,6 +152,7 @@ def test_a_store_that_never_answered_is_given_up_sooner(broken, monkeypatch):
         ((403, "AccessDenied"), r"access was denied \(403 AccessDenied\)"),
         ((403, "SignatureDoesNotMatch"), "access was denied"),
         ((401, "Unauthorized"), "access was denied"),
+        ((403, "RequestTimeTooSkewed"), "this machine's clock is too far from the store's"),
         ((400, "ExpiredToken"), "access was denied"),
         ((404, "NoSuchBucket"), "there is no bucket 'studies'"),
         ((301, "PermanentRedirect"), "set AWS_REGION"),

@@ -18,7 +18,7 @@ import torch
 import analysis.read
 from scaleexp import lease, schema
 from scaleexp.errors import CorruptError, StorageError
-from scaleexp.integrity import opened
+from scaleexp.integrity import check_bytes, opened
 from scaleexp.launch.runner import open_study
 from scaleexp.resume import standing
 from scaleexp.storage import Store
@@ -185,6 +185,46 @@ def test_no_file_that_ends_early_changes_what_is_read(which, request):
                 raise AssertionError(f"{name} cut to {length} bytes") from error
 
 
+@pytest.mark.parametrize("which", ["finished", "interrupted"])
+def test_no_length_of_any_file_passes_for_the_whole(which, request):
+    """Every length, by what all that read go through: the sha256 of what is bound, the checksum of JSON."""
+    study = request.getfixturevalue(which)
+    bound = {ref["file"]: ref for commit in study.commits.values() for ref in _references(commit)}
+    looked = 0
+    for name, content in study.files.items():
+        reference = bound.get(name.removeprefix(f"trials/{study.trial.key}/"))
+        truth = None if reference else opened(content, name)  # else it is JSON with a checksum
+        for length in range(len(content)):
+            looked += 1
+            if reference:
+                with pytest.raises(CorruptError):
+                    check_bytes(content[:length], reference["sha256"], name)
+            else:
+                with suppress(CorruptError):
+                    assert opened(content[:length], name) == truth
+    assert looked > 20_000
+
+
+def _references(commit):
+    return [*commit["segments"], *([commit["checkpoint"]] if commit["checkpoint"] else [])]
+
+
+def test_any_bit_of_the_commit_that_ended_a_trial_may_flip_and_nothing_is_lost(finished):
+    """What it binds is bound by the one before it, too."""
+    name, draw = f"trials/{finished.trial.key}/commits/{finished.newest:04d}.json", random.Random(SEED)
+    truth = finished.commits[finished.newest]
+    for bit in draw.sample(range(8 * len(finished.files[name])), 200):
+        content = bytearray(finished.files[name])
+        content[bit // 8] ^= 1 << bit % 8
+        (finished.root / name).write_bytes(content)
+        try:
+            found = standing(Store(finished.root), finished.trial)
+        finally:
+            (finished.root / name).write_bytes(finished.files[name])
+        assert found.commit | {"number": finished.newest} == truth
+        assert found.state is not None
+
+
 def test_going_back_names_the_file_and_numbers_go_past_it(interrupted, caplog):
     caplog.set_level(logging.WARNING, "scaleexp")
     name = f"trials/{interrupted.trial.key}/commits/0003.json"
@@ -212,7 +252,7 @@ def test_what_goes_on_from_an_older_commit_ends_as_if_nothing_had_happened(inter
     log = analysis.read.load(root)
     assert log.problems == ()
     (trial,) = log.trials
-    assert trial.commit["number"] == 4
+    assert trial.commit["number"] == 5, "what ends a trial is committed twice"
     for table, [_, _, truth] in finished.tables[finished.newest].items():
         exact = schema.deterministic_columns(table)
         found = analysis.read.read_table(log, table, exact, None).to_pydict()
