@@ -63,6 +63,9 @@ def _further(name: str, study: StudyAnalysis, data: Further) -> str:
     if name == "gradient_norm":
         ends = _ends((n.batch_size, n.grad_sq) for n in data.near)
         return f"Chart of the squared norm of the batch gradient near {goal} against batch size: {ends}."
+    if name == "distance_from_init":
+        ends = _ends((n.batch_size, n.distance) for n in data.near)
+        return f"Chart of the distance of the parameters from their initialisation at {goal} by batch size: {ends}."
     if name == "throughput":
         ends = _ends((s.batch_size, s.samples_per_s) for s in data.speeds)
         return f"Chart of {unit} a second against batch size, {' and '.join(series_of(data.speeds))}: {ends}."

@@ -99,6 +99,7 @@ def fit(
     delta: float = DELTA,
     reference_batch: int | None = None,
     epsilon: float = EPSILON,
+    half_life: float | None = None,
     **meaning: Unpack[Meaning],
 ) -> StudyResult | SweepFit | Fits:
     """Fit a study, a table of points, training curves, several of them, or a sweep that was loaded.
@@ -114,7 +115,8 @@ def fit(
         seed: of the bootstrap.
         delta: share of more steps of the overhead definition.
         reference_batch: of the overhead definition; the smallest measured batch if None.
-        epsilon: relative loss that counts as equal, of the definition at equal samples.
+        epsilon: loss that counts as equal: a share, of the definition at equal samples; in its unit, of the branched.
+        half_life: of the smoothing of curves of branches [samples]; a tenth of their window if None.
         meaning: see `Meaning`; `group_by` takes facts of a study's trials, too.
 
     Returns:
@@ -133,6 +135,7 @@ def fit(
         delta=delta,
         reference_batch=reference_batch,
         epsilon=epsilon,
+        half_life=half_life,
     )
     if isinstance(source, Sweep | tuple) and (more or meaning or target is not None or metric is not None):
         raise ConfigError("what was loaded already has its target, metric and groups: give them to `analysis.load`.")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 
 from analysis.agreements import agreement_word, disagreements
+from analysis.branched_fit import branched_lines, branched_rows
 from analysis.cbs import CurveFit
 from analysis.equal_fit import equal_samples_lines, equal_samples_rows
 from analysis.fits import SweepFit, parameter_rows
@@ -43,15 +44,16 @@ def overview(fits: Sequence[SweepFit]) -> list[str]:
     heading = [*columns, *(["target"] if several else [])]
     rows = [[*heading, "B_crit", f"{percent(fits[0].options.confidence)} interval", "E_min", "runs", "status"]]
     for fit in fits:
-        sweep, curve = fit.sweep, None if fit.equal_samples else fit.curve
+        sweep, curve = fit.sweep, None if fit.instead else fit.curve
         unit = unit_plural(sweep.unit) if sweep.counts_samples else sweep.cost_unit
+        digits = 9 if fit.instead else 3  # measured batches are not rounded
         target = "-" if sweep.target is None else number(sweep.target, 6)
         rows.append(
             [
                 *(str(sweep.group.get(name, "-")) for name in columns),
                 *([target] if several else []),
-                number(fit.b_crit) if fit.has_curve else "-",
-                interval(*fit.b_crit_interval) if fit.has_curve else "-",
+                number(fit.b_crit, digits) if fit.has_curve else "-",
+                interval(*fit.b_crit_interval, digits) if fit.has_curve else "-",
                 "-" if curve is None else f"{number(curve.e_min)} {unit}",
                 str(len(sweep.runs or sweep.traces)),
                 fit.status.replace("_", " "),
@@ -80,6 +82,8 @@ def _fit_lines(fit: SweepFit) -> list[str]:
     curve = fit.curve
     if fit.equal_samples is not None:
         return equal_samples_lines(fit.sweep, fit.equal_samples)
+    if fit.branched is not None:
+        return branched_lines(fit.sweep, fit.branched)
     if curve is None:
         return []
     return [
@@ -111,9 +115,10 @@ def _noise_of(fit: CurveFit) -> str:
 
 def _table(fit: SweepFit) -> list[str]:
     """One line per batch; `<` or `>` marks a best LR at that end of its grid."""
-    if fit.equal_samples is not None:
-        budget = equal_samples_rows(fit.equal_samples)
-        return aligned([list(budget[0]), *(list(cells.values()) for cells in budget)])
+    if fit.equal_samples is not None or fit.branched is not None:
+        cells = equal_samples_rows(fit.equal_samples) if fit.equal_samples else []
+        cells = branched_rows(fit.branched) if fit.branched else cells
+        return aligned([list(cells[0]), *(list(row.values()) for row in cells)])
     if not fit.points:
         return []
     columns = [_columns(point, fit) for point in fit.points]
@@ -174,6 +179,6 @@ def agreement_lines(study: StudyAnalysis) -> list[str]:
 
 
 def _warning_lines(fit: SweepFit) -> list[str]:
-    own = fit.equal_samples or fit.curve
+    own = fit.instead or fit.curve
     warnings = (*(own.warnings if own else ()), *fit.left_out)
     return ["mind", *(f"  - {warning}" for warning in warnings)] if warnings else []

@@ -31,7 +31,15 @@ _CURVES = "of curves:"
 @click.option("--lr", type=float, help=f"{_CURVES} peak learning rate of every run.")
 @click.option("--direction", type=click.Choice(["min", "max"]), default="min", help=f"{_CURVES} which way is better.")
 @click.option("--definition", type=click.Choice(DEFINITIONS), default="curve", show_default=True)
-@click.option("--epsilon", type=float, default=EPSILON, show_default=True, help="Equal loss, for equal-samples.")
+@click.option(
+    "--epsilon",
+    type=float,
+    default=EPSILON,
+    show_default=True,
+    help="Equal loss: share for equal-samples, in its unit for branched.",
+)
+@click.option("--half-life", type=float, help="Smoothing of curves of branches [samples]; a tenth if left out.")
+@click.option("--figure", type=click.Path(dir_okay=False), help="PNG, SVG or PDF: branched batch against samples.")
 @click.option("--overhead", type=float, default=DELTA, show_default=True, help="More steps than linear scaling.")
 @click.option("--reference-batch", type=click.IntRange(min=1), help="Of --overhead; the smallest measured if left out.")
 @click.option(
@@ -59,6 +67,8 @@ def fit(
     direction: Literal["min", "max"],
     definition: Definition,
     epsilon: float,
+    half_life: float | None,
+    figure: str | None,
     overhead: float,
     reference_batch: int | None,
     aggregate: Aggregate,
@@ -76,6 +86,10 @@ def fit(
     Training curves are a long table (run, samples or steps, batch_size, value), trainer_state.json of Hugging Face,
     TensorBoard event files, or an export of a W&B history. They need --target, and --unit and --batch-size where they
     do not say.
+
+    With --definition branched, a table has one row per branch from a checkpoint: branch_samples (where it began),
+    batch_size, loss (at the end of the window, smoothed), and, if there, seed and columns to group by; curves have a
+    column branch_samples, and a run for each branch.
     """
     from analysis.fits import FitOptions
     from analysis.fitting import fit_sources
@@ -92,6 +106,7 @@ def fit(
         delta=overhead,
         reference_batch=reference_batch,
         epsilon=epsilon,
+        half_life=half_life,
     )
     columns = Columns(
         group_by=tuple(name.strip() for name in group_by.split(",") if name.strip()),
@@ -109,4 +124,8 @@ def fit(
     found = fit_sources(
         sources, options, columns, targets=targets, metric=metric, multiverse=multiverse, methods=methods
     )
+    if figure:
+        from analysis.plot_local import draw_local
+
+        click.echo(f"figure: {draw_local(found.fits, figure)}", err=True)
     click.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False) if as_json else found.text())

@@ -10,16 +10,16 @@ Aggregate = Literal["robust", "median", "mean"]
 
 AGGREGATES: tuple[Aggregate, ...] = ("robust", "median", "mean")
 
-Definition = Literal["curve", "equal-samples"]
-"""Which critical batch size: of the steps-to-target curve, or of the loss at equal samples."""
+Definition = Literal["curve", "equal-samples", "branched"]
+"""Which critical batch size: of the steps-to-target curve, of the loss at equal samples, or of branches from there."""
 
-DEFINITIONS: tuple[Definition, ...] = ("curve", "equal-samples")
+DEFINITIONS: tuple[Definition, ...] = ("curve", "equal-samples", "branched")
 
 DELTA = 0.2
 """More steps than linear scaling, of the overhead definition, as Zhang et al. 2024 (arXiv:2410.21676) use it."""
 
 EPSILON = 0.01
-"""Relative loss that counts as equal, of the definition at equal samples."""
+"""Loss that counts as equal: a share of it at equal samples, in its own unit of branches (Merrill et al. 2025)."""
 
 FitStatus = Literal["ok", "misfit", "extrapolated", "not_identified"]
 """Whether the data carry the number."""

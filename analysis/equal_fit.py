@@ -8,6 +8,7 @@ from typing import Any
 from analysis.fit_options import FitOptions
 from analysis.fixed_budget import FixedBudget, fixed_budget
 from analysis.jsonable import json_interval, json_safe
+from analysis.local_batch import LocalBatch
 from analysis.sweep import Sweep, group_text
 from analysis.wording import count, interval, number, percent, unit_plural
 from scaleexp.errors import ConfigError
@@ -77,8 +78,8 @@ def equal_samples_rows(found: FixedBudget) -> list[dict[str, str]]:
     ]
 
 
-def equal_samples_entry(found: FixedBudget) -> dict[str, Any]:
-    """What stands in an entry of `fits` in place of the curve's numbers."""
+def instead_entry(name: str, found: FixedBudget | LocalBatch) -> dict[str, Any]:
+    """What stands in an entry of `fits` in place of the curve's numbers; `name` is where the answer stands whole."""
     return {
         "b_crit": json_safe(found.batch),
         "b_crit_interval": json_interval(found.interval),
@@ -90,7 +91,7 @@ def equal_samples_entry(found: FixedBudget) -> dict[str, Any]:
         "status": found.status,
         "reason": found.reason,
         "warnings": found.warnings,
-        "equal_samples": found.to_dict(),
+        name: found.to_dict(),
     }
 
 

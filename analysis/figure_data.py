@@ -154,6 +154,13 @@ def _gradients(data: Further) -> Sheet:
     return Sheet(head=("kind", "batch_size", "seed", "grad_sq"), rows=tuple(rows))
 
 
+def _distances(data: Further) -> Sheet:
+    return Sheet(
+        head=("run", "batch_size", "seed", "distance_from_init"),
+        rows=tuple((n.key, n.batch_size, n.seed, n.distance) for n in data.near),
+    )
+
+
 def _throughput(data: Further) -> Sheet:
     return Sheet(
         head=("run", "series", "batch_size", "workers", "samples_per_s"),
@@ -180,6 +187,7 @@ _OF_FURTHER: dict[str, Callable[[Further], Sheet]] = {
     "b_crit_against_target": _targets,
     "generalisation_gap": _gap,
     "gradient_norm": _gradients,
+    "distance_from_init": _distances,
     "throughput": _throughput,
     "time_to_target": _time,
 }

@@ -20,7 +20,8 @@ class FitOptions:
         seed: of the bootstrap.
         delta: share of more steps of the overhead definition.
         reference_batch: of the overhead definition [samples]; the smallest batch with a point if None.
-        epsilon: relative loss that counts as equal, of the definition at equal samples.
+        epsilon: loss that counts as equal: a share, of the definition at equal samples; in its unit, of the branched.
+        half_life: of the smoothing of the curves of branches [samples]; a tenth of their window if None.
 
     Raises:
         ConfigError: a value that cannot be meant.
@@ -33,6 +34,7 @@ class FitOptions:
     delta: float = DELTA
     reference_batch: int | None = None
     epsilon: float = EPSILON
+    half_life: float | None = None
 
     def __post_init__(self) -> None:
         if self.definition not in DEFINITIONS:
@@ -46,6 +48,8 @@ class FitOptions:
         for name, value, usual in (("--overhead", self.delta, DELTA), ("--epsilon", self.epsilon, EPSILON)):
             if not (math.isfinite(value) and value > 0.0):
                 raise ConfigError(f"{name} must be a share above 0, got {value:g}; {usual:g} is usual.")
+        if self.half_life is not None and not (math.isfinite(self.half_life) and self.half_life > 0.0):
+            raise ConfigError(f"--half-life must be above 0 samples, got {self.half_life:g}.")
         if self.reference_batch is not None and self.reference_batch < 1:
             raise ConfigError(f"--reference-batch must be at least 1, got {self.reference_batch}.")
 

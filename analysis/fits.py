@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.answers import answer_text
+from analysis.branched_fit import branched_answer, branched_fit
 from analysis.cbs import CurveFit, FitStatus, fit_curve
-from analysis.equal_fit import equal_samples_answer, equal_samples_entry, equal_samples_fit
+from analysis.equal_fit import equal_samples_answer, equal_samples_fit, instead_entry
 from analysis.fit_entries import overhead_entry, point_entry
 from analysis.fit_options import DEFAULTS
 from analysis.fit_options import FitOptions as FitOptions
 from analysis.fixed_budget import FixedBudget
 from analysis.jsonable import json_interval, json_safe
 from analysis.judge import MIN_BATCHES
+from analysis.local_batch import LocalBatch
 from analysis.methods import Methods
 from analysis.multiverse import Multiverse
 from analysis.overhead import Overhead, overhead_of
@@ -47,6 +49,7 @@ class SweepFit:
         regimes: where perfect scaling and where diminishing returns end.
         left_out: one sentence for each thing not used, and why.
         equal_samples: the answer if the definition at equal samples was asked for, otherwise None.
+        branched: the same of branches.
         multiverse: the same under other choices; None unless asked for.
         methods: a paragraph for a paper; None unless asked for.
     """
@@ -63,35 +66,41 @@ class SweepFit:
     regimes: Mapping[str, Any] | None
     left_out: tuple[str, ...]
     equal_samples: FixedBudget | None = None
+    branched: LocalBatch | None = None
     multiverse: Multiverse | None = None
     methods: Methods | None = None
 
     @property
+    def instead(self) -> FixedBudget | LocalBatch | None:
+        """The answer where another definition than the curve's was asked for."""
+        return self.equal_samples or self.branched
+
+    @property
     def has_curve(self) -> bool:
         """Whether what was asked for could be computed, identified or not."""
-        if self.equal_samples is not None:
+        if self.instead is not None:
             return True
         return self.curve is not None and not math.isnan(self.curve.b_crit)
 
     @property
     def status(self) -> FitStatus:
         """Of the curve; `not_identified` where there is none."""
-        if self.equal_samples is not None:
-            return self.equal_samples.status
+        if self.instead is not None:
+            return self.instead.status
         return "not_identified" if self.curve is None else self.curve.status
 
     @property
     def b_crit(self) -> float:
         """Critical batch size; nan without a curve."""
-        if self.equal_samples is not None:
-            return self.equal_samples.batch
+        if self.instead is not None:
+            return self.instead.batch
         return math.nan if self.curve is None else self.curve.b_crit
 
     @property
     def b_crit_interval(self) -> tuple[float, float]:
         """Of B_crit; 0 and inf where the data do not bound it."""
-        if self.equal_samples is not None:
-            return self.equal_samples.interval
+        if self.instead is not None:
+            return self.instead.interval
         return (0.0, math.inf) if self.curve is None else self.curve.b_crit_interval
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,11 +138,13 @@ class SweepFit:
                 "regimes": self.regimes,
                 "warnings": () if curve is None else curve.warnings,
                 "equal_samples": None,
+                "branched": None,
                 "left_out": self.left_out,
                 "multiverse": self.multiverse.to_dict() if self.multiverse else None,
                 "methods": self.methods.to_dict() if self.methods else None,
                 "points": [point_entry(point, sweep) for point in self.points],
-                **({} if self.equal_samples is None else equal_samples_entry(self.equal_samples)),
+                **(instead_entry("equal_samples", self.equal_samples) if self.equal_samples else {}),
+                **(instead_entry("branched", self.branched) if self.branched else {}),
                 "provenance": {**sweep.provenance, "analysis_version": __version__},
             }
         )
@@ -179,20 +190,26 @@ def joined(
     """A curve with everything else that its points and runs say."""
     reference = options.reference_batch or (points[0].batch_size if points else 1)
     exponent, exponent_interval = _shape(sweep, points, options)
-    equal = equal_samples_fit(sweep, options)
+    equal, local = equal_samples_fit(sweep, options), branched_fit(sweep, options)
+    other = equal or local
+    if equal:
+        answer = equal_samples_answer(sweep, equal)
+    elif local:
+        answer = branched_answer(sweep, local)
     return SweepFit(
         sweep=sweep,
         options=options,
         points=tuple(points),
         curve=curve,
-        reason=equal.reason if equal else curve.reason if curve else why_none,
-        answer=answer if equal is None else equal_samples_answer(sweep, equal),
+        reason=other.reason if other else curve.reason if curve else why_none,
+        answer=answer,
         overhead=None if curve is None else overhead_of(curve, reference, options.delta),
         shape_exponent=exponent,
         shape_exponent_interval=exponent_interval,
         regimes=_regimes(points, curve),
         left_out=tuple(left_out),
         equal_samples=equal,
+        branched=local,
     )
 
 
@@ -233,10 +250,12 @@ def parameter_rows(fit: SweepFit, *, signs: bool = True) -> list[tuple[str, str]
         signs: whether the definition of each is said with it.
     """
     curve, sweep, unit = fit.curve, fit.sweep, unit_plural(fit.sweep.unit)
-    if fit.equal_samples is not None:
-        found = fit.equal_samples
-        what = f", equal-samples definition: within {percent(found.epsilon)} of the best" if signs else ""
-        return [("B", f"{number(found.batch)} ({interval(*found.interval)}) {unit}{what}")]
+    if fit.instead is not None:
+        found = fit.instead
+        what = f"equal-samples definition: within {percent(found.epsilon)} of the best"
+        if fit.branched:
+            what = f"branched definition: within {number(found.epsilon)} of batch {fit.branched.base_batch:,}"
+        return [("B", f"{number(found.batch)} ({interval(*found.interval)}) {unit}{f', {what}' if signs else ''}")]
     if curve is None:
         return []
     costs = unit if sweep.counts_samples else sweep.cost_unit

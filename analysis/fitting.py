@@ -92,9 +92,10 @@ def fit_sources(
         StorageError: a study that cannot be read.
         NotEnoughDataError: no group gives a curve.
     """
-    if options.definition == "equal-samples" and (multiverse or methods):
+    if options.definition != "curve" and (multiverse or methods):
         raise ConfigError(
-            "--multiverse and --methods are of the curve; --definition equal-samples tells how it moves with epsilon."
+            f"--multiverse and --methods are of the curve; --definition {options.definition} tells how it moves with "
+            "epsilon."
         )
     check_meaning(sources, columns)
     kinds = {kind_of(source, columns.run) for source in sources}
@@ -102,9 +103,11 @@ def fit_sources(
         load_study(each) if isinstance(each, str | Path) and kind_of(each, columns.run) == "study" else each
         for each in sources
     ]
-    if columns.group_by or kinds != {"study"}:
-        traced = options.definition == "equal-samples"
-        sweeps = load_sweeps(sources, columns, targets=targets, metric=metric, with_traces=traced)
+    if columns.group_by or kinds != {"study"} or options.definition == "branched":
+        traced, branched = options.definition == "equal-samples", options.definition == "branched"
+        sweeps = load_sweeps(
+            sources, columns, targets=targets, metric=metric, with_traces=traced, with_branches=branched
+        )
         found = Fits(fits=tuple(fit_sweep(sweep, options) for sweep in sweeps))
     else:
         found = _whole_studies(sources, options, targets, metric)

@@ -138,7 +138,7 @@ def fixed_budget(
     return FixedBudget(
         batch=float(ends[0]) if ends[0] else math.nan,
         bracket=(float(ends[0]), float(ends[1])),
-        interval=(0.0, math.inf) if inside is None else _interval(bracket(batches, inside), confidence),
+        interval=(0.0, math.inf) if inside is None else interval_of(bracket(batches, inside), confidence),
         confidence=confidence,
         samples=budget,
         epsilon=epsilon,
@@ -200,7 +200,8 @@ def resampled_best(grids: Sequence[FloatArray], resamples: int, rng: np.random.G
     return rows
 
 
-def _interval(ends: FloatArray, confidence: float) -> tuple[float, float]:
+def interval_of(ends: FloatArray, confidence: float) -> tuple[float, float]:
+    """(low, high) of brackets (low, high) over resamples, shape (R, 2), with measured batches for ends."""
     tail = (1.0 - confidence) / 2.0
     low = np.quantile(ends[:, 0], tail, method="inverted_cdf")
     high = np.quantile(ends[:, 1], 1.0 - tail, method="inverted_cdf")

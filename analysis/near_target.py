@@ -1,4 +1,4 @@
-"""What the model was like when it met the target: generalisation gap and gradient norm, by batch size."""
+"""What the model was like when it met the target: gap, gradient norm and distance from the start, by batch size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from analysis.noise import WINDOW, measurements
 from analysis.noise_ratio import noise_scale
 from analysis.study import StudyAnalysis
 from analysis.targets import Run
+from scaleexp.schema import DISTANCE
 
 HELD_OUT_LOSSES = ("val_loss", "eval_loss", "valid_loss", "validation_loss", "test_loss")
 """Metrics that are the training loss on held-out data, so that the difference of the two is a generalisation gap."""
@@ -29,6 +30,7 @@ class NearTarget:
         gap: held-out minus training loss, mean over the last third of the samples before the crossing; nan where the
             log does not hold both.
         grad_sq: mean squared norm of the gradient of the global batch, there; nan where it was not measured.
+        distance: of the parameters from their initialisation, at the crossing; nan where it was not logged.
     """
 
     key: str
@@ -36,6 +38,7 @@ class NearTarget:
     seed: int
     gap: float
     grad_sq: float
+    distance: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +66,7 @@ def near_target(study: StudyAnalysis, found: Mapping[str, History]) -> tuple[Nea
             seed=r.seed,
             gap=gap(found[r.key], r, metric) if metric else nan,
             grad_sq=_grad_sq(found[r.key], r.samples),
+            distance=distance(found[r.key], r.samples),
         )
         for p in study.points
         for r in p.runs
@@ -96,6 +100,14 @@ def _grad_sq(history: History, crossing: float) -> float:
     inside = (history.samples > (1.0 - WINDOW) * crossing) & (history.samples <= crossing)
     measured = history.grad_sq[inside & np.isfinite(history.grad_sq)]
     return float(measured.mean()) if measured.size else nan
+
+
+def distance(history: History, crossing: float) -> float:
+    """Distance from the initialisation after `crossing` samples, on the straight line between two evaluations."""
+    samples, values = history.evals.get(DISTANCE, (np.empty(0), np.empty(0)))
+    if not samples.size or not samples[0] <= crossing <= samples[-1]:
+        return nan  # a study that went on with this version has it from there on
+    return float(np.interp(crossing, samples, values))
 
 
 def true_gradients(study: StudyAnalysis) -> tuple[TrueGradient, ...]:

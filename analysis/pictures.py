@@ -49,6 +49,7 @@ ORDER = (
     "loss_against_lr",
     "noise_scale",
     "gradient_norm",
+    "distance_from_init",
     "generalisation_gap",
     "throughput",
     "time_to_target",

@@ -1,4 +1,4 @@
-"""Generalisation gap and gradient norm near the target, against batch size."""
+"""Generalisation gap, gradient norm and distance from the initialisation at the target, against batch size."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def has_gaps(data: Further) -> bool:
 def has_gradients(data: Further) -> bool:
     """Whether gradient norms were measured near the target."""
     return any(n.grad_sq > 0 for n in data.near)
+
+
+def has_distances(data: Further) -> bool:
+    """Whether the distance from the initialisation was logged at the target."""
+    return any(n.distance > 0 for n in data.near)
 
 
 @own.on_own_axes(height=4.8)
@@ -62,6 +67,22 @@ def plot_gradients(data: Further, ax: Axes) -> Axes:
         ax.plot(*own.columns(true), color=axes.GREEN, marker="D", ms=6, lw=1.4, ls="--", label=label)
     ax.set_ylabel("squared norm of the batch gradient")
     captions.title(ax, f"Squared gradient norm near {captions.target(data.study)}")
+    axes.legend_below(ax, columns=2)
+    return ax
+
+
+@own.on_own_axes(height=4.8)
+def plot_distances(data: Further, ax: Axes) -> Axes:
+    """Distance of the parameters from their initialisation where the target was met, each run and the mean."""
+    pairs = [(float(n.batch_size), n.distance) for n in data.near if n.distance > 0]
+    if not pairs:
+        return own.empty(ax, "No distance from the initialisation was logged at the target.")
+    limits = axes.padded([v for _, v in pairs], 0.08)
+    axes.log_axis(ax, "y", limits, axes.log_ticks(*limits))
+    _batch_axis(data, ax, pairs)
+    _runs_and_means(ax, pairs, geometric=True)
+    ax.set_ylabel(r"distance from initialisation $\Vert\theta - \theta_0\Vert$")
+    captions.title(ax, f"Distance from initialisation at {captions.target(data.study)}")
     axes.legend_below(ax, columns=2)
     return ax
 

@@ -13,7 +13,7 @@ from analysis.own_axes import Plot
 from analysis.plot_curve import plot_steps, plot_trade_off
 from analysis.plot_losses import has_losses, plot_losses
 from analysis.plot_lr_optimum import plot_lr_optimum
-from analysis.plot_near_target import has_gaps, has_gradients, plot_gap, plot_gradients
+from analysis.plot_near_target import has_distances, has_gaps, has_gradients, plot_distances, plot_gap, plot_gradients
 from analysis.plot_noise import plot_noise
 from analysis.plot_rates import plot_learning_rates
 from analysis.plot_speed import has_times, plot_throughput, plot_time
@@ -27,6 +27,7 @@ __all__ = [
     "PLOTS",
     "draw_all",
     "figures",
+    "plot_distances",
     "plot_gap",
     "plot_gradients",
     "plot_learning_rates",
@@ -56,6 +57,7 @@ FURTHER_PLOTS: dict[str, tuple[Plot[Further], Callable[[Further], bool]]] = {
     "b_crit_against_target": (plot_targets, lambda data: has_ladder(data.rungs)),
     "generalisation_gap": (plot_gap, has_gaps),
     "gradient_norm": (plot_gradients, has_gradients),
+    "distance_from_init": (plot_distances, has_distances),
     "throughput": (plot_throughput, lambda data: bool(data.speeds)),
     "time_to_target": (plot_time, has_times),
 }

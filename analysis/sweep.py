@@ -11,6 +11,8 @@ from analysis.targets import Run
 from scaleexp.errors import ConfigError
 
 SAMPLES = "samples"
+BRANCH = "branch_samples"
+"""Column that says where a branch began, counted as the batch size is."""
 
 GroupValue = str | float | int
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scaleexp import memory
+from scaleexp import memory, schema
 from scaleexp.errors import InfeasibleError
 from scaleexp.execute import Assignment, noise_cadence, packed_engine, trial_facts
 from scaleexp.facts import usable_cores
@@ -178,7 +178,7 @@ def _log_of(
         {**engine.timings, **cost},
         {target.metric: target.values[-1] for target in study.targets},
         engine.states([0])[0],
-        metrics=list(workload.metrics),
+        metrics=[*workload.metrics, schema.DISTANCE],
         rows=steps,
         evaluated=evaluations(0, steps, trial.batch_size, study.evaluation.every_samples),
         noise=noise,
@@ -192,7 +192,7 @@ def _timings(engine: PackedEngine, batch_size: int, trials: int) -> tuple[list[f
     kinds: list[Callable[[], object]] = [
         lambda: engine.step(0, batch_size, rates, measure=False),
         lambda: engine.step(0, batch_size, rates, measure=True),
-        engine.evaluate,
+        lambda: (engine.evaluate(), engine.distances()),
     ]
     counts = [max(1, min(_MOST_STEPS, int(_TIMED_S / _seconds(kind, 1)))) for kind in kinds]  # and warm
     found: tuple[list[float], list[float], list[float]] = ([], [], [])

@@ -189,7 +189,7 @@ def _step(engine: Engine, pack: _Pack, recipe: Recipe, clock: Clock) -> None:
 def _evaluate(engine: Engine, pack: _Pack, recipe: Recipe) -> None:
     """Evaluate every trial, log the values, and note the targets that this evaluation confirms."""
     begin = time.perf_counter()
-    metrics = engine.evaluate()
+    metrics = {**engine.evaluate(), schema.DISTANCE: engine.distances()}
     eval_s = (time.perf_counter() - begin) / len(pack.active)
     for i, trial in enumerate(pack.active):
         values = {name: float(v[i]) for name, v in metrics.items()}

@@ -42,6 +42,9 @@ REPORT_DIR = "report"
 
 Table = Literal["steps", "evals", "layers"]
 Status = Literal["running", "reached", "limit", "diverged", "stopped", "failed"]
+DISTANCE = "distance_from_init"
+"""Metric of every evaluation beside those of the workload: ||theta - theta_0||. It measures no success: no target is a
+value of it."""
 FINAL_STATUSES: frozenset[str] = frozenset({"reached", "limit", "diverged"})
 """Statuses after which a trial never runs again: the hardest target confirmed, the sample limit met, the loss lost."""
 
@@ -122,7 +125,7 @@ EVALS: tuple[Column, ...] = (
     _exact("step", pa.int64(), "steps", "optimizer steps taken when evaluated"),
     _exact("samples", pa.int64(), "samples", "samples eaten when evaluated"),
     _exact("metric", pa.string(), "", "name of the metric"),
-    _exact("value", pa.float64(), "", "its value on the held-out data"),
+    _exact("value", pa.float64(), "", "its value on the held-out data; of distance_from_init, of the parameters"),
     _measured("attempt", pa.int32(), "", "how many times this trial had been started before"),
     _measured("eval_s", pa.float64(), "seconds", "wall time of the evaluation, shared equally by the trials of a pack"),
 )

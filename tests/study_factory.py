@@ -104,7 +104,7 @@ def identity(cell: Cell) -> dict[str, Any]:
 
 
 def trial_tables(
-    cell: Cell, *, hardest: float, cadence: float, noise_cadence: int, b_simple: float
+    cell: Cell, *, hardest: float, cadence: float, noise_cadence: int, b_simple: float, distances: bool = False
 ) -> tuple[pa.Table, pa.Table]:
     """The `steps` and the `evals` of one trial."""
     B = cell.batch_size
@@ -166,6 +166,10 @@ def trial_tables(
             "eval_s": 0.01,
         },
     )
+    if distances:  # 0.1 for every 1,000 samples at batch 1, and less by the fourth root of a larger one
+        moved = {"metric": schema.DISTANCE, "value": 1e-4 * at_step * B**0.75, "eval_s": 0.01}
+        far = as_table("evals", {**identity(cell), "step": at_step, "samples": at_step * B, **moved})
+        evals = pa.concat_tables([evals, far]).sort_by("step")
     return steps, evals
 
 
@@ -269,6 +273,7 @@ def write_study(
     diverged: bool = True,
     second_realisation: bool = True,
     unit: str = "example",
+    distances: bool = False,
     rng_seed: int = 0,
 ) -> Path:
     """Write a study whose hardest target has exactly the given curve.
@@ -285,6 +290,7 @@ def write_study(
         limit_factor: runs needing more than this times the tuned samples of their batch are censored there.
         diverged: whether the largest LR of the largest batch diverges, in the last seed.
         second_realisation: whether one trial is run a second time as `id@ddp-2`.
+        distances: whether every evaluation logs the distance from the initialisation, too.
     """
     base = base_batch or batches[len(batches) // 2]
     rng = np.random.default_rng(rng_seed)
@@ -337,6 +343,7 @@ def write_study(
             cadence=s_min * b_crit / evals_per_e_min,
             noise_cadence=noise_cadence,
             b_simple=b_simple,
+            distances=distances,
         )
         write_trial(path, cell, steps, evals, unit=unit)
     plan: schema.PlanFile = {

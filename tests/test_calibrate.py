@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleexp import checkpoint
+from scaleexp import checkpoint, schema
 from scaleexp.calibrate import REPEATS, calibrate
 from scaleexp.config import load_study
 from scaleexp.engines.base import NoiseMeasurement
@@ -119,7 +119,8 @@ def test_every_commit_binds_all_segments_before_it_and_that_is_counted(tmp_path,
     rows = {table: sum(s["rows"] for s in last["segments"] if s["table"] == table) for table in ("steps", "evals")}
     written = len(list((directory / "commits").iterdir())) - 2  # the first, and the last a second time
     assert rows["steps"] == 400
-    assert rows["evals"] == len(prepared.workload.metrics) * evaluations(0, 400, 16, 128)
+    metrics = [*prepared.workload.metrics, schema.DISTANCE]
+    assert rows["evals"] == len(metrics) * evaluations(0, 400, 16, 128)
     noise = NoiseMeasurement(small=[0.0], big=[0.0], shards=16)  # type: ignore[arg-type]
     found = measured(
         Store(tmp_path).read_json(f"trials/{trial.key}/trial.json"),
@@ -127,9 +128,9 @@ def test_every_commit_binds_all_segments_before_it_and_that_is_counted(tmp_path,
         last["timings"],
         last["goal"]["targets"],
         checkpoint.decode((directory / last["checkpoint"]["file"]).read_bytes()),
-        metrics=list(prepared.workload.metrics),
+        metrics=metrics,
         rows=400,
-        evaluated=rows["evals"] // len(prepared.workload.metrics),
+        evaluated=rows["evals"] // len(metrics),
         noise=noise,
         noise_every=16,
     )

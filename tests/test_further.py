@@ -12,17 +12,21 @@ import numpy as np
 import pytest
 
 from analysis import plots
+from analysis.cli import main
 from analysis.figure_data import Sheet, csv_text, sheets
 from analysis.further import Further, further
-from analysis.near_target import TrueGradient
+from analysis.histories import histories
+from analysis.near_target import TrueGradient, distance
 from analysis.pictures import pictures
 from analysis.plot_speed import plot_throughput
 from analysis.plot_targets import plot_targets
 from analysis.run_rows import run_rows
 from analysis.runs_table import runs_table
+from analysis.sources.curves import read_curves
 from analysis.speed import seconds_to
 from analysis.study import StudyAnalysis, analyse
 from analysis.target_ladder import Rung, bounds, has_ladder
+from scaleexp.errors import ConfigError
 from tests import study_factory
 from tests.analysis_examples import curve_fit, ok
 from tests.study_factory import TR_SIGMA, write_study
@@ -45,6 +49,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> StudyAnalysis:
                 noise=0.02,
                 noise_cadence=1,
                 targets=(2.0, 1.5, 1.0),
+                distances=True,
             )
         )
 
@@ -114,6 +119,36 @@ def test_the_gradient_of_a_batch_is_the_true_one_and_noise_that_falls_with_the_b
     for batch in (16, 64, 256, 1024):
         measured = np.mean([n.grad_sq for n in data.near if n.batch_size == batch])
         assert measured == pytest.approx(truth + TR_SIGMA / batch, rel=0.1)
+
+
+def test_the_distance_from_the_initialisation_is_that_at_the_crossing(data):
+    crossing = {r.key: r.samples for r in data.study.runs}
+    for n in data.near:
+        assert n.distance == pytest.approx(1e-4 * crossing[n.key] * n.batch_size**-0.25, rel=1e-9)
+    head, rows = (
+        sheets(data.study, data)["distance_from_init"].head,
+        sheets(data.study, data)["distance_from_init"].rows,
+    )
+    assert head[-1] == "distance_from_init"
+    assert [row[-1] for row in rows] == [n.distance for n in data.near]
+
+
+def test_a_distance_that_was_logged_from_half_way_on_is_none_before(read):
+    history = histories(read.log)[next(r.key for r in read.runs if r.reached)]
+    samples, values = history.evals["distance_from_init"]
+    late = replace(history, evals={"distance_from_init": (samples[5:], values[5:])})
+    assert isnan(distance(late, samples[4] - 1.0))
+    assert distance(late, samples[6]) == values[6]
+    assert isnan(distance(replace(history, evals={}), samples[6]))
+
+
+def test_the_distance_is_neither_a_target_nor_a_held_out_loss(read, data, tmp_path):
+    with pytest.raises(ConfigError, match="no target for the metric 'distance_from_init'; it has one for val_loss"):
+        analyse(read.log, metric="distance_from_init")
+    assert data.held_out == "val_loss"
+    tables = tmp_path / "tables"
+    assert main(["export", str(read.log.path), "--to", "csv", "--out", str(tables)]) == 0
+    assert read_curves(tables / "evals.csv", unit="example", run_column="trial_id").metric == "val_loss"
 
 
 def test_easier_targets_are_read_off_the_same_runs_from_the_easiest_to_the_hardest(read, data):
@@ -204,7 +239,7 @@ def test_numbers_survive_the_way_through_a_csv(read, data):
 
 def test_a_study_with_everything_has_every_picture_and_each_says_what_it_shows(read, data):
     made = pictures(read, data)
-    assert [p.number for p in made.values()] == list(range(1, 12))
+    assert [p.number for p in made.values()] == list(range(1, 13))
     assert all(len(p.alt) > 60 for p in made.values())
     assert len({p.alt for p in made.values()}) == len(made)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from analysis.read import StudyLog, load
+from analysis.sources.branches import branch_table
 from analysis.sources.curve_sweeps import curve_sweeps
 from analysis.sources.files import EVENTS, holds_curves
 from analysis.sources.points import PLAIN, Columns, sweeps_of
 from analysis.sources.studies import study_sweeps
 from analysis.sources.table import SUFFIXES, read_table
-from analysis.sweep import Sweep, pooled
+from analysis.sweep import BRANCH, Sweep, group_text, pooled
 from scaleexp import schema
 from scaleexp.errors import ConfigError, NotEnoughDataError, StorageError
 
@@ -70,6 +71,7 @@ def load_sweeps(
     targets: Sequence[float] = (),
     metric: str | None = None,
     with_traces: bool = False,
+    with_branches: bool = False,
 ) -> tuple[Sweep, ...]:
     """Every group of every source.
 
@@ -82,12 +84,15 @@ def load_sweeps(
         targets: for studies and curves, values of the metric.
         metric: for studies, one that the plan has a target for; for curves, one that is logged.
         with_traces: whether the evaluations of every run are wanted as well.
+        with_branches: whether tables and curves are of branches, of which each point is a group.
 
     Raises:
         ConfigError: a source that is neither, or that does not hold what it has to.
         StorageError: a study that cannot be read.
     """
     check_meaning(sources, columns)
+    if with_branches:
+        return _branches(sources, columns, targets, metric)
     found: list[tuple[Sweep, ...]] = []
     curves: list[str | Path] = []
     for source in sources:
@@ -106,11 +111,41 @@ def load_sweeps(
         raise NotEnoughDataError("no run of a source has an evaluation of the metric yet, so there is nothing to fit.")
     if columns.group_by or len(found) == 1:
         return pooled(chain.from_iterable(found))
+    return _by_source(found)
+
+
+def _by_source(found: Sequence[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
+    """Each source a group by its name."""
     names = told_apart([(_name(sweeps[0]), str(sweeps[0].provenance["path"])) for sweeps in found])
     return tuple(
-        replace(sweep, group={"study" if sweep.is_study else "table": name})
+        replace(sweep, group={"study" if sweep.is_study else "table": name, **sweep.group})
         for name, sweeps in zip(names, found, strict=True)
         for sweep in sweeps
+    )
+
+
+def _branches(
+    sources: Sequence[Source], columns: Columns, targets: Sequence[float], metric: str | None
+) -> tuple[Sweep, ...]:
+    """Every group and branch point of tables and curves of branches."""
+    kinds = [kind_of(source, columns.run) for source in sources]
+    if "study" in kinds:
+        raise ConfigError(
+            "--definition branched compares branches from one checkpoint, which a study does not hold: give a table "
+            f"of them ({BRANCH}, batch_size, loss, seed) or their curves with a column {BRANCH}."
+        )
+    if targets or columns.direction != "min":
+        raise ConfigError("--definition branched compares losses after equal samples: leave --target, --direction out.")
+    of_kind = {k: [s for s, kind in zip(sources, kinds, strict=True) if kind == k] for k in ("table", "curves")}
+    found = [branch_table(read_table(str(source)), columns, metric) for source in of_kind["table"]]
+    if of_kind["curves"]:
+        by = replace(columns, group_by=(*columns.group_by, BRANCH))
+        curves = [str(source) for source in of_kind["curves"]]
+        found.append(curve_sweeps(curves, by, metric=metric, with_traces=True))
+    together = pooled(chain.from_iterable(found)) if columns.group_by or len(found) == 1 else _by_source(found)
+    order = list(dict.fromkeys(group_text({**sweep.group, BRANCH: ""}) for sweep in together))
+    return tuple(
+        sorted(together, key=lambda s: (order.index(group_text({**s.group, BRANCH: ""})), float(s.group[BRANCH])))
     )
 
 

@@ -22,6 +22,7 @@ from analysis.sources.said import Facts, Said, facts_of
 from analysis.targets import Run, refuse_met_at_start, run_to_target
 from analysis.wording import sign, unit_plural
 from scaleexp.errors import ConfigError
+from scaleexp.schema import DISTANCE
 
 __all__ = ["Curve", "Curves", "ReadFile", "read_curves", "runs_against", "split", "unconfirmed"]
 
@@ -146,13 +147,14 @@ def unconfirmed(curves: Curves, target: float, direction: Literal["min", "max"] 
 
 
 def _metric(runs: Sequence[Logged], metric: str | None) -> str:
-    there = list(dict.fromkeys(name for run in runs for name in run.series))
+    logged = list(dict.fromkeys(name for run in runs for name in run.series))
+    if metric in logged:
+        return str(metric)
+    there = [name for name in logged if name.rpartition("/")[2] != DISTANCE]  # which measures no success
     if not there:
         raise ConfigError("no metric is logged in these files: name the column of its values by --metric.")
     if metric is None and len(there) == 1:
         return there[0]
-    if metric in there:
-        return metric
     listed = ", ".join(sorted(there)[:20]) + (", ..." if len(there) > 20 else "")
     if metric is None:
         raise ConfigError(f"several metrics are logged: choose one by --metric ({listed}).")

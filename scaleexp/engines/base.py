@@ -77,6 +77,10 @@ class Engine(Protocol):
         """Every metric on the whole held-out set, shape (K,) each."""
         ...
 
+    def distances(self) -> FloatArray:
+        """Distance of every trial's trained parameters from their initialisation, after a resume too, shape (K,)."""
+        ...
+
     def keep(self, rows: Sequence[int]) -> None:
         """Drop every trial but these rows; their order is kept."""
         ...

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scaleexp.engines.base import FloatArray, NoiseMeasurement, StepResult, TrialState
 from scaleexp.engines.choose import best_of, median_of
+from scaleexp.engines.distance import distances
 from scaleexp.engines.kernels import Trainee, evaluation_mode
 from scaleexp.engines.loss_carrier import WithCarrier, carried
 from scaleexp.engines.packed import EVALUATED_AT_ONCE
@@ -130,6 +131,9 @@ class DdpEngine:
         # Views with a first dimension of one trial: updating them updates the model.
         self._state = {n: t.detach().unsqueeze(0) for n, t in self._tensors().items()}
         self._stacked = [self._state[n] for n in self._names]
+        # The seed gives it again after a resume. One process holds it, on the host: the others have no rows to write.
+        own = zip(self._names, self._params, strict=True) if self.leader else ()
+        self._begun = {n: p.detach().to("cpu", copy=True) for n, p in own}
         self._optimizer = make_optimizer([optimizer], self._stacked)
         unused = self._some_unused(batch_size // self._processes)
         self._carrier = None if unused else nn.Parameter(torch.zeros((), dtype=self._params[0].dtype, device=device))
@@ -346,6 +350,11 @@ class DdpEngine:
                 sums += torch.stack([own[name].double() for name in names])
         dist.all_reduce(sums)
         return {name: np.array([v]) for name, v in zip(names, (sums / total).tolist(), strict=True)}
+
+    def distances(self) -> FloatArray:
+        """Distance of the trial from its initialisation, as process 0 has it."""
+        theta = {n: self._state[n] for n in self._names}
+        return np.array([self._agreed(distances(theta, [self._begun]).item() if self.leader else 0.0)])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Nothing to drop: a pack of real workers runs its trials one after another."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scaleexp.engines.base import FloatArray, NoiseMeasurement, StepResult, TrialState
 from scaleexp.engines.choose import Compile, KernelName, briefly, choose_kernel, same_bits_in_any_pack
+from scaleexp.engines.distance import distances
 from scaleexp.engines.kernels import Gradients, Trainee, evaluation_mode, weighted_mean
 from scaleexp.engines.setup import linear_taps, pieces, prepared_model, restore_into, shards_of, sliced, state_of
 from scaleexp.engines.stack import Stack, Stacked
@@ -242,6 +243,10 @@ class PackedEngine:
                 part = self._evaluating.metric_sums(self._stack, self._held_out(at))
                 sums = {name: sums[name] + value if sums else value for name, value in part.items()}
         return {name: self._rows(sums[name].double() / total) for name in self._workload.metrics}
+
+    def distances(self) -> FloatArray:
+        """Distance of every trial from its initialisation, which its seed gives again after a resume."""
+        return self._rows(distances(self._stack.params, self._stack.begun))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Shrink to these trials, filled up to what the kernel needs."""

@@ -61,10 +61,16 @@ class Stack:
         stacked = {n: torch.stack([tensors[s][n].detach() for s in seeds]).to(device) for n in tensors[seeds[0]]}
         self.params: Stacked = {n: t for n, t in stacked.items() if n in trained}
         self.fixed: Stacked = {n: t for n, t in stacked.items() if n not in trained}
+        self._begun = {s: {n: tensors[s][n].detach() for n in self.params} for s in tensors}
         self.dropout_seeds = torch.tensor([derived_seed(s, "dropout") for s in seeds], device=device)
 
     def __len__(self) -> int:
         return len(self._seeds)
+
+    @property
+    def begun(self) -> list[Stacked]:
+        """Trained parameters of each trial at its initialisation, on the host; trials of one seed share it."""
+        return [self._begun[seed] for seed in self._seeds]
 
     @property
     def model(self) -> Stacked:
@@ -78,6 +84,7 @@ class Stack:
         copy._workload, copy._device, copy._kept = self._workload, self._device, {}
         copy._seeds = [self._seeds[r] for r in rows]
         copy._orders = _data_seeds(copy._seeds)
+        copy._begun = {s: self._begun[s] for s in copy._orders}
         copy.params = {n: t[index] for n, t in self.params.items()}
         copy.fixed = {n: t[index] for n, t in self.fixed.items()}
         copy.dropout_seeds = self.dropout_seeds[index]

@@ -42,12 +42,15 @@ def make_workload(name: str, options: Mapping[str, Any], *, dtype: str = "float3
 
 def _check_members(name: str, workload: object) -> None:
     """Refuse a class that is not a workload, before it fails somewhere inside a worker."""
+    from scaleexp.schema import DISTANCE
     from scaleexp.workloads.base import Workload
 
     members = [*Workload.__annotations__, "model", "batch", "loss", "eval_batch", "metric_sums"]
     missing = [m for m in members if not hasattr(workload, m)]
     if missing:
         raise ConfigError(f"The workload {name!r} lacks {', '.join(missing)}: see scaleexp.workloads.base.Workload.")
+    if DISTANCE in workload.metrics:  # type: ignore[attr-defined]  # it was looked for above
+        raise ConfigError(f"The workload {name!r} reports a metric {DISTANCE!r}, which every run logs: rename it.")
 
 
 def _check_model(name: str, workload: Workload) -> None:
