@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
+
+import pytest
 
 from scaleexp.launch.vital import answers, watched
 
@@ -45,10 +49,28 @@ def test_nobody_is_told_once_it_is_over():
 def test_a_head_that_comes_back_in_time_was_never_gone():
     head, at = listening()
     told = []
-    with watched({"its head": at}, told.append, patience_s=3.0):
+    with watched({"its head": at}, told.append, patience_s=2.5):
+        time.sleep(3.0)
         head.close()
         time.sleep(1.0)
         head, _ = listening(("127.0.0.1", int(at.rpartition(":")[2])))
-        time.sleep(3.5)
+        time.sleep(3.0)
     head.close()
     assert told == []
+
+
+ENDS = """
+import threading, time
+from scaleexp.launch.vital import end_unless
+over = threading.Event()
+threading.Thread(target=end_unless, args=(over, lambda: print("gone", flush=True), 130), kwargs={"grace_s": 1}).start()
+if %s:
+    over.set()
+time.sleep(%d)
+"""
+
+
+@pytest.mark.parametrize(("ended", "held_s", "code", "said"), [(False, 600, 130, "gone\n"), (True, 2, 0, "")])
+def test_a_driver_that_is_held_by_what_is_gone_is_ended_with_its_last_words(ended, held_s, code, said):
+    done = subprocess.run([sys.executable, "-c", ENDS % (ended, held_s)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, said)
