@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -206,6 +207,7 @@ def main() -> None:
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, and not without a word
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -275,7 +277,7 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
     """Run a study and say how it ended.
 
     Raises:
-        InterruptedStudyError: somebody stopped it, or a limit did.
+        InterruptedStudyError: somebody stopped it, or a limit did, or the cluster is gone.
     """
     from scaleexp.launch.runner import run_study
 
@@ -287,11 +289,10 @@ def _run(prepared: Prepared, storage: str | None) -> Outcome:
         f"{len(trials)} trials, batch sizes {batches[0]} to {batches[-1]}, in {root}",
         err=True,
     )
-    again = InterruptedStudyError(
-        f"stopped; what was committed is kept in {root}, and this goes on from there: {shlex.join(_command())}"
-    )
+    resume = f"this goes on from there: {shlex.join(_command())}"
+    again = InterruptedStudyError(f"stopped; what was committed is kept in {root}, and {resume}")
     try:
-        outcome = run_study(prepared, root, lambda line: click.echo(line, err=True))
+        outcome = run_study(prepared, root, lambda line: click.echo(line, err=True), resume=resume)
     except KeyboardInterrupt:
         raise again from None
     if outcome.asked:

@@ -8,7 +8,8 @@
     │   └── CorruptError       5    bytes that are not what was committed
     │       └── MissingError   5    none at all
     ├── NotEnoughDataError     6    a fit that the data cannot carry
-    └── InterruptedStudyError  130  stopped by the user, resumable
+    └── InterruptedStudyError  130  stopped by the user or by a limit, resumable
+        └── ClusterLostError   130  the Ray cluster is gone, or failed under the study
 
 A message says what was wrong, what was got and what to do, in one or two sentences. Every error keeps its
 message as its only argument, so it survives pickling between Ray processes.
@@ -72,3 +73,7 @@ class InterruptedStudyError(ScaleexpError):
     """Stopped by the user; what was committed is kept and the study can go on."""
 
     exit_code: ClassVar[int] = 130
+
+
+class ClusterLostError(InterruptedStudyError):
+    """The cluster that a study ran on is gone; what was committed is kept and the study can go on."""

@@ -17,6 +17,7 @@ from scaleexp import facts, lease, memory, schema
 from scaleexp.errors import StorageError
 from scaleexp.held import evaluated_at_once, micro_batch_of, real_at_once, split, too_large, wanted_at_once
 from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
+from scaleexp.raised import told_to_the_group
 from scaleexp.restating import record_failure
 from scaleexp.resume import Standing, standing, together, unfinished
 from scaleexp.runlog import TrialLog, last_commit
@@ -54,6 +55,8 @@ class Assignment:
         deadline: Unix time [s] after which trials stop unfinished; None for no limit.
         deadline_cause: the limit that set it, in words.
         fence: number of the driver's lease; None where nobody else can write.
+        held_s: how long the driver will have held its lease at the deadline, by its own clock [seconds]: a process
+            whose clock runs ahead does not stop before; None where it need not ask.
     """
 
     study: Study
@@ -63,16 +66,20 @@ class Assignment:
     deadline: float | None
     deadline_cause: str
     fence: int | None = None
+    held_s: float | None = None
 
     def stop(self) -> str:
         """Why to stop now; empty to go on."""
-        if self.deadline is not None and time.time() > self.deadline:
+        tick = int(time.monotonic() / (_FAR_LOOK_S if "://" in self.root else _LOOK_S))
+        if self.deadline is not None and time.time() > self.deadline and self._driver_is_late(tick):
             return self.deadline_cause
-        if self.fence is not None and _asked_to_stop(
-            self.root, self.fence, int(time.monotonic() / (_FAR_LOOK_S if "://" in self.root else _LOOK_S))
-        ):
+        if self.fence is not None and _asked_to_stop(self.root, self.fence, tick):
             return ASKED
         return ""
+
+    def _driver_is_late(self, tick: int) -> bool:
+        """Whether it is time by the driver's clock, too."""
+        return self.fence is None or self.held_s is None or _held_s(self.root, self.fence, tick) >= self.held_s
 
 
 @lru_cache(maxsize=1)
@@ -81,6 +88,17 @@ def _asked_to_stop(root: str, fence: int, tick: int) -> bool:
     with suppress(StorageError):
         return lease.stop_requested(Store(root, patience_s=0.0), fence)
     return False
+
+
+@lru_cache(maxsize=1)
+def _held_s(root: str, fence: int, tick: int) -> float:
+    """For how long the driver has held its lease [seconds], never less; looked up once a tick, and only when it ends.
+
+    Its clock may differ from the one here; where the storage does not say, the one here counts.
+    """
+    with suppress(StorageError):
+        return lease.held_s(Store(root, patience_s=0.0), fence)
+    return math.inf
 
 
 def workload_of(study: Study) -> Workload:
@@ -205,12 +223,12 @@ def _packs_fit(assignment: Assignment, store: Store, trials: Sequence[Trial], *,
 def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.device) -> None:
     """Run trials one after another on the live process group; every rank calls this with the same trials.
 
-    A trial that raises ends the group. Who starts it again goes on with the others.
+    Raises:
+        TrialRaisedError: one raised, on whichever process; who starts the group again goes on with the others.
+        StorageError: the study could not be read or written.
     """
     import torch
     import torch.distributed as dist
-
-    from scaleexp.engines.ddp import DdpEngine
 
     store = Store(assignment.root)
     study = assignment.study
@@ -231,16 +249,40 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
     for trial in waiting[0]:
         if all_told([bool(assignment.stop())])[0]:
             return
-        found: list[Any] = [None, None]
+        try:
+            _run_one(assignment, store, workload, trial, device, all_told)
+        except Exception as error:
+            where = f" (in process {dist.get_rank()} of {dist.get_world_size()})"
+            raise told_to_the_group(error, trial.key, where=where) from error
+        # DDP's cycles keep the process group in use; freed at exit, after Python is gone, its threads abort.
+        gc.collect()
+
+
+def _run_one(
+    assignment: Assignment,
+    store: Store,
+    workload: Workload,
+    trial: Trial,
+    device: torch.device,
+    all_told: Callable[[Sequence[bool]], list[bool]],
+) -> None:
+    """One trial on the live process group; every process calls this alike."""
+    import torch.distributed as dist
+
+    from scaleexp.engines.ddp import DdpEngine
+
+    study = assignment.study
+    found: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        found = [standing(store, trial), memory.least_refused(store, "ddp", trial.processes)]
+    dist.broadcast_object_list(found, src=0)
+    refused, record = found.pop(), _record_of("ddp", found[0])
+    at_once = real_at_once(workload, trial, refused, record)
+    if at_once is None:
         if dist.get_rank() == 0:
-            found = [standing(store, trial), memory.least_refused(store, "ddp", trial.processes)]
-        dist.broadcast_object_list(found, src=0)
-        refused, record = found.pop(), _record_of("ddp", found[0])
-        at_once = real_at_once(workload, trial, refused, record)
-        if at_once is None:
-            if dist.get_rank() == 0:
-                record_failure(store, [trial.key], too_large([trial], refused), fence=assignment.fence)
-            continue
+            record_failure(store, [trial.key], too_large([trial], refused), fence=assignment.fence)
+        return
+    try:
         engine = DdpEngine(
             workload,
             seed=trial.seed,
@@ -256,23 +298,19 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
             autocast=study.dtype == "bf16",
             compiled=study.compile == "always",
         )
-        try:
-            _train(
-                assignment,
-                store,
-                workload,
-                engine,
-                found,
-                lambda s, idle: _AgreedClock(assignment, idle, all_told, s),
-                at_once,
-            )
-        except Exception as error:
-            if memory.exhausted(error):  # what starts the group again reads it
-                memory.refuse(store, "ddp", trial.processes, at_once, error)
-            raise
-        # DDP's cycles keep the process group in use; freed at exit, after Python is gone, its threads abort.
-        del engine
-        gc.collect()
+        _train(
+            assignment,
+            store,
+            workload,
+            engine,
+            found,
+            lambda s, idle: _AgreedClock(assignment, idle, all_told, s),
+            at_once,
+        )
+    except Exception as error:
+        if memory.exhausted(error):  # what starts the group again reads it
+            memory.refuse(store, "ddp", trial.processes, at_once, error)
+        raise
 
 
 def _failed_here(store: Store, trial: Trial, fence: int | None) -> bool:

@@ -73,11 +73,19 @@ def wanted_at_once(trial: Trial) -> int:
 
 
 def evaluated_at_once(trial: Trial, at_once: int | None, record: Mapping[str, Any] | None) -> int:
-    """Held-out samples that pass together: fewer in the measure in which those that are trained on are."""
+    """Held-out samples that pass together: fewer in the measure in which those that are trained on are.
+
+    Args:
+        trial: which.
+        at_once: samples of it that pass together in training; None for as many as are wanted.
+        record: choices by which it began, if it goes on: what fits as it did then stays as it was.
+    """
     from scaleexp.engines.packed import EVALUATED_AT_ONCE
 
-    most = int((record or {}).get("evaluated_at_once", EVALUATED_AT_ONCE))
-    return min(most, max(1, EVALUATED_AT_ONCE * (at_once or wanted_at_once(trial)) // wanted_at_once(trial)))
+    most, wanted = EVALUATED_AT_ONCE, wanted_at_once(trial)
+    if record and "evaluated_at_once" in record:
+        most, wanted = int(record["evaluated_at_once"]), int(record["samples_at_once"])
+    return min(most, max(1, most * (at_once or wanted) // wanted))
 
 
 def too_large(trials: Sequence[Trial], refused: int | None) -> str:

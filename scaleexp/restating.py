@@ -34,15 +34,16 @@ def _running(last: schema.Commit | None) -> bool:
 
 
 def record_failure(store: Store, keys: Iterable[str], cause: str, *, fence: int | None) -> None:
-    """Commit trials as failed where they stand; those that have ended, or have failed in this run, stay as they are.
+    """Commit trials as failed where they stand; those that have ended or failed in this run stay as they are.
 
-    A trial that never began gets a commit of nothing, and no trial.json: where it will run first is not known.
-    Arguments and errors as of `record_stop`.
+    One that ended in an earlier run was to go further, since it is said to have failed now. A trial that never began
+    gets a commit of nothing, and no trial.json: where it will run first is not known. Arguments and errors as of
+    `record_stop`.
     """
 
     def unended(last: schema.Commit | None) -> bool:
-        own = bool(last and last.get("fence") == fence)
-        return not last or (last["status"] not in schema.FINAL_STATUSES and not (last["status"] == "failed" and own))
+        ended = last is not None and last["status"] in (*schema.FINAL_STATUSES, "failed")
+        return last is None or not ended or last.get("fence") != fence
 
     for key in keys:
         _restate(store, key, "failed", cause, fence, unended)

@@ -15,6 +15,20 @@ class Broken(Quadratic):
         return super().batch(data_seed, start, stop)
 
 
+class BrokenOnOne(Quadratic):
+    """Raises in one of two processes, after a few samples, what cannot be pickled; its neighbour waits for it."""
+
+    def batch(self, data_seed, start, stop):
+        import torch.distributed as dist
+
+        class MissingPixels(Exception):  # noqa: N818
+            """Of a class that no other process can find."""
+
+        if stop > 100 and dist.get_rank() == 1:
+            raise MissingPixels("the data went missing")
+        return super().batch(data_seed, start, stop)
+
+
 class Dying(Quadratic):
     """Kills its process after a few samples."""
 
@@ -186,3 +200,36 @@ class Hungry(_Starved, Classifier):
 
 class HungryContrastive(_Starved, Contrastive):
     """Another, with a loss that couples the examples."""
+
+
+class Noting(Classifier):
+    """A classifier in whose process every trial that is taken up is noted: at which step, and its last commit's."""
+
+    def __init__(self, **options):
+        import os
+        from pathlib import Path
+
+        from scaleexp import execute
+
+        super().__init__(**options)
+        if "SCALEEXP_TEST_NOTE" in os.environ and execute.train_pack.__name__ == "train_pack":
+            execute.train_pack = _noted(execute.train_pack, Path(os.environ["SCALEEXP_TEST_NOTE"]))
+
+
+def _noted(train_pack, note):
+    import json
+    import os
+
+    from scaleexp.runlog import last_commit
+    from scaleexp.storage import Store
+
+    def noted(engine, lrs, logs, recipe, clock, start):
+        for log in logs:
+            if log:  # another process writes
+                commit = last_commit(Store(note.parent), log.key)
+                line = {"key": log.key, "step": start.step, "committed": commit["step"] if commit else 0}
+                with note.open("a") as file:
+                    file.write(json.dumps(line | {"pid": os.getpid()}) + "\n")
+        train_pack(engine, lrs, logs, recipe, clock, start)
+
+    return noted

@@ -42,3 +42,14 @@ def test_a_worker_that_ends_the_trial_between_the_look_and_the_commit_has_the_la
     record_stop(Store(tmp_path), ["t"], "limits.usd = 1", fence=None)
     commit = last_commit(Store(tmp_path), "t")
     assert (commit["status"], commit["step"], commit["number"]) == ("limit", 2, 3), "told twice, and nothing after it"
+
+
+def test_a_trial_that_ended_in_an_earlier_run_and_was_to_go_further_fails_where_it_stands(tmp_path):
+    """A limit that was raised since makes it unfinished: that its process died is no success."""
+    own = log(tmp_path, fence=1)
+    own.commit(step=1, samples=4, status="limit")
+    record_failure(Store(tmp_path), ["t"], "no room", fence=1)
+    assert last_commit(Store(tmp_path), "t")["status"] == "limit", "it ended in this run"
+    record_failure(Store(tmp_path), ["t"], "no room", fence=2)
+    commit = last_commit(Store(tmp_path), "t")
+    assert (commit["status"], commit["cause"], commit["fence"], commit["step"]) == ("failed", "no room", 2, 1)

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import files
 from math import inf
 from types import SimpleNamespace
@@ -76,7 +77,7 @@ def without_ray(monkeypatch):
         yield Resources(cpus=WORKERS, gpus=0)
 
     def phases(assignment, trials, resources):
-        run_packed(assignment, trials, threads=1)
+        run_packed(replace(assignment, held_s=None), trials, threads=1)  # the lease's beats come by the wall's clock
         return []
 
     monkeypatch.setattr(cluster, "ray_cluster", here)

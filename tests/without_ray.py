@@ -16,6 +16,7 @@ def assigned(
     deadline: float | None = None,
     deadline_cause: str = "",
     fence: int | None = None,
+    held_s: float | None = None,
 ) -> Assignment:
     """A prepared study, to be run at a root."""
     return Assignment(
@@ -26,4 +27,5 @@ def assigned(
         deadline=deadline,
         deadline_cause=deadline_cause,
         fence=fence,
+        held_s=held_s,
     )

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scaleexp.errors import InfeasibleError
+from scaleexp.errors import ClusterLostError, InfeasibleError
 from scaleexp.launch.ray_names import check_ray
+from scaleexp.redact import redact
+from scaleexp.stopping import sigterm_kept
 
 if TYPE_CHECKING:
     from scaleexp.trial import Trial
@@ -85,13 +87,15 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
     Raises:
         ConfigError: this version of Ray lacks something that is needed.
         InfeasibleError: no cluster can be reached, or the trials can never be placed on it.
+        ClusterLostError: Ray failed in the body.
     """
     set_environment()
     check_ray()
     import ray
 
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        with sigterm_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InfeasibleError(
@@ -109,8 +113,23 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
         )
         check_feasible(trials, resources)
         yield resources
+    except Exception as error:
+        if not of_ray(error):
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        raise ClusterLostError(f"the Ray cluster failed ({type(error).__name__}: {redact(lines[0])})") from error
     finally:
         ray.shutdown()
+
+
+def of_ray(error: BaseException) -> bool:
+    """Whether it is Ray that raises, and no trial: a head or a node that is gone, or Tune itself.
+
+    >>> of_ray(ConnectionError("the GCS is gone")), of_ray(KeyError("pixels"))
+    (True, False)
+    """
+    package = type(error).__module__.partition(".")[0]
+    return package in ("ray", "grpc") or type(error) in (ConnectionError, ConnectionRefusedError, ConnectionResetError)
 
 
 def orphans(groups: Mapping[str, Mapping[str, Any]], jobs: Iterable[Mapping[str, Any]]) -> list[str]:

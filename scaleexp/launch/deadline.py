@@ -9,6 +9,9 @@ from typing import Any
 import ray
 from ray import tune
 
+STARTING_S = 30.0
+"""A process that drives real workers takes no CPU; to start it where all CPUs are busy takes a while [seconds]."""
+
 
 def no_place(what: str, number: float, kind: str, start_s: float) -> str:
     """Why something did not start, in one sentence: what it needs, what is free, what to do.
@@ -24,6 +27,19 @@ def no_place(what: str, number: float, kind: str, start_s: float) -> str:
         f"no place for {what} in {start_s:g} s (limits.start_s): that takes {counted(number, kind)} at once, and "
         f"{free:g} of {total:g} are free; let others on the cluster end, join a larger one with RAY_ADDRESS, or raise "
         "limits.start_s"
+    )
+
+
+def no_driver(start_s: float) -> str:
+    """Why what drives real workers did not start, likewise.
+
+    Args:
+        start_s: the study's `limits.start_s` [seconds].
+    """
+    return (
+        f"what drives real workers did not start in {start_s:g} s (limits.start_s) and {STARTING_S:g} s more: it runs "
+        "on the head node of the cluster and takes 1 MB of the memory that Ray counts there, so let what holds all of "
+        "it end, give Ray more with --memory, or raise limits.start_s"
     )
 
 

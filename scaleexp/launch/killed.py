@@ -17,6 +17,7 @@ from ray.train import UserCallback
 from scaleexp import memory
 from scaleexp.commits import last_commits
 from scaleexp.errors import StorageError
+from scaleexp.raised import ending
 from scaleexp.storage import Store
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class NotesKilledPacks(tune.Callback):  # type: ignore[misc]  # Ray has no types
     on_trial_error = on_trial_recover
 
 
-class NotesKilledWorkers(UserCallback):  # type: ignore[misc]
-    """Of a group of real workers.
+class EndsOrNotes(UserCallback):  # type: ignore[misc]
+    """Of a group of real workers: ends it where starting again helps nobody, and notes those killed for their memory.
 
     Args:
         root: where the study lives.
@@ -128,5 +129,11 @@ class NotesKilledWorkers(UserCallback):  # type: ignore[misc]
         self._notes = _Notes(root, trials)
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
-        """One of the workers, or more, has died or raised."""
+        """One of the workers, or more, has died or raised.
+
+        Raises:
+            ScaleexpError: what the group is to be ended for; Ray Train starts it again otherwise.
+        """
+        if error := ending(worker_exceptions.values()):
+            raise error
         self._notes.died(" ".join(str(error) for error in worker_exceptions.values()))

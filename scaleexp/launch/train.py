@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleexp.errors import TrialsFailedError
+from scaleexp.errors import ScaleexpError, TrialsFailedError
 from scaleexp.launch.logs import captured
 from scaleexp.memory import MOST_TRIES, least_refused
+from scaleexp.raised import TrialRaisedError, told_to_the_group
+from scaleexp.restating import record_failure
+from scaleexp.resume import unfinished
 from scaleexp.storage import Store
 
 if TYPE_CHECKING:
@@ -33,7 +36,10 @@ def _work(config: dict[str, Any]) -> None:
 
     rank, trials = get_context().get_world_rank(), config["trials"]
     with captured(config["logs"] / f"rank-{rank}.log", f"rank {rank} of trials {', '.join(t.key for t in trials)}"):
-        run_real(config["assignment"], trials, device=get_device())
+        try:
+            run_real(config["assignment"], trials, device=get_device())
+        except Exception as error:
+            raise told_to_the_group(error) from error
 
 
 def run_worker_group(
@@ -41,8 +47,8 @@ def run_worker_group(
 ) -> None:
     """Launch as many worker processes as these trials ask for and run all of them; returns when they are done.
 
-    `ray.train.report` is never called: rows and commits go to the study's storage from rank 0. A trial that raises is
-    committed as failed, and the others go on.
+    `ray.train.report` is never called: rows and commits go to the study's storage from rank 0. A trial that raises, on
+    whichever rank, is committed as failed once, and the others go on in a group that is started anew.
 
     Args:
         assignment: the study and its storage.
@@ -53,48 +59,61 @@ def run_worker_group(
         logs: directory for what the workers print.
 
     Raises:
-        TrialsFailedError: there was no place for the workers in time.
+        StorageError: the study could not be read or written.
+        TrialsFailedError: there was no place for the workers in time, or they raised outside of every trial.
         ray.train.TrainingFailedError: workers died again and again.
     """
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from scaleexp.launch.deadline import counted, no_place
-    from scaleexp.launch.killed import NotesKilledWorkers, note_killed
+    from scaleexp.launch.killed import EndsOrNotes, note_killed
 
     start_s = assignment.study.limits.start_s
     os.environ[_TIMEOUT] = str(start_s)
     store = Store(assignment.root)
     refused = least_refused(store, "ddp", trials[0].processes)
-    for start in range(1, STARTS + 1):
+    raised: set[str] = set()
+    unstarted = 0
+    while True:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"assignment": assignment, "trials": list(trials), "logs": logs},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=trials[0].processes, use_gpu=use_gpu),
             run_config=RunConfig(
-                name=f"{name}-{start}",
+                name=f"{name}-{len(raised) + unstarted}",
                 storage_path=output,
-                # A worker's death starts the group again, from the last commits; so do a trial that raises and one that
-                # runs out of memory. By default Ray Train waits for a place for ever, and its count of waits never
-                # begins anew: none is left to it.
+                # A worker's death starts the group again, from the last commits; so does one that runs out of memory.
+                # By default Ray Train waits for a place for ever, and its count of waits never begins anew: none is
+                # left to it.
                 failure_config=FailureConfig(
                     max_failures=len(trials) + WORKER_DEATHS + MOST_TRIES, controller_failure_limit=0
                 ),
-                callbacks=[NotesKilledWorkers(assignment.root, trials)],
+                callbacks=[EndsOrNotes(assignment.root, trials)],
             ),
         )
         try:
             trainer.fit()
             return
         except ControllerError as error:
-            failure = type(error.controller_failure).__name__
-            if failure == "WorkerGroupStartupTimeoutError":
+            failure = error.controller_failure
+            if isinstance(failure, TrialRaisedError) and failure.key not in raised:
+                raised.add(failure.key)
+                record_failure(store, [failure.key], str(failure), fence=assignment.fence)
+                trials = unfinished(store, [t for t in trials if t.key not in raised], assignment.targets)
+                if trials:
+                    continue
+                return
+            if isinstance(failure, ScaleexpError):
+                raise failure from error
+            if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 workers, kind = trials[0].processes, "GPU" if use_gpu else "CPU"
                 said = no_place(counted(workers, "real worker"), workers, kind, start_s)
                 raise TrialsFailedError(said) from error
             if least_refused(store, "ddp", trials[0].processes) == refused:  # else the controller lived to say so
                 note_killed(store, trials, str(error), refused)
             # Of one that was killed for its memory the CPUs may stay taken until this driver ends.
-            if failure != "WorkerGroupStartupFailedError" or start == STARTS:
+            unstarted += 1
+            if type(failure).__name__ != "WorkerGroupStartupFailedError" or unstarted == STARTS:
                 raise

@@ -119,7 +119,7 @@ def _fit(
     """
     from ray import tune
 
-    from scaleexp.launch.deadline import StartDeadline, no_place
+    from scaleexp.launch.deadline import STARTING_S, StartDeadline, no_driver, no_place
     from scaleexp.launch.killed import NotesKilledPacks, tune_survives_kills
 
     real = chosen[0][0].engine == "ddp"
@@ -144,7 +144,8 @@ def _fit(
         return {"cause": ""}
 
     bundle = _HEAD if real else {"CPU": float(threads), **({"GPU": 1.0} if use_gpu else {})}
-    deadline = StartDeadline(assignment.study.limits.start_s)
+    start_s = assignment.study.limits.start_s
+    deadline = StartDeadline(start_s + (STARTING_S if real else 0.0))
     tuner = tune.Tuner(
         tune.with_resources(run_pack, tune.PlacementGroupFactory([bundle])),
         param_space={"pack": tune.grid_search(list(range(len(chosen))))},
@@ -154,15 +155,16 @@ def _fit(
             storage_path=output,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            # Real workers wait in their group; what drives them takes no CPU, and starting it takes a while.
-            callbacks=[] if real else [deadline, NotesKilledPacks(assignment.root, chosen)],
-            stop=None if real else deadline,
+            callbacks=[deadline] if real else [deadline, NotesKilledPacks(assignment.root, chosen)],
+            stop=deadline,
         ),
     )
     with tune_survives_kills():
         results = tuner.fit()
-    kind, start_s = "GPU" if use_gpu else "CPU", assignment.study.limits.start_s
-    unplaced = no_place("a pack of trials", bundle.get(kind, 0), kind, start_s) if deadline.passed else ""
+    unplaced = ""
+    if deadline.passed:
+        kind = "GPU" if use_gpu else "CPU"
+        unplaced = no_driver(start_s) if real else no_place("a pack of trials", bundle[kind], kind, start_s)
     ended: dict[int, tuple[str, bool]] = {}
     for number, result in enumerate(results):
         metrics = result.metrics or {}

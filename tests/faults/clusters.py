@@ -123,13 +123,20 @@ class _Cluster:
         self._join()
         return sum(node["Alive"] for node in ray.nodes())
 
-    def hold(self, cpus: int) -> None:
-        """Take CPUs from everybody else."""
+    def hold(self, amount: float, what: str = "CPU") -> None:
+        """Take CPUs, or another resource, from everybody else."""
         from ray.util.placement_group import placement_group
 
         self._join()
-        self._group = placement_group([{"CPU": cpus}])
+        self._group = placement_group([{what: amount}])
         assert self._group.wait(30)
+
+    def memory(self) -> float:
+        """Bytes of memory that the cluster counts."""
+        import ray
+
+        self._join()
+        return float(ray.cluster_resources()["memory"])
 
     def let_go_for(self, workers: int) -> None:
         """Give them back as soon as a group of so many workers waits for its place."""

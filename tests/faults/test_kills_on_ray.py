@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 
+import analysis.read
 from scaleexp import schema
 from scaleexp.config import load_study
 from scaleexp.launch.runner import prepare
@@ -47,6 +50,11 @@ REAL = [
 ]
 
 
+NOTING = "workload={name: 'tests.plugin_workloads:Noting', hidden: [8]}"
+"""A workload whose processes note where they take up each trial, in this file of the study."""
+NOTE = "taken-up.jsonl"
+
+
 def parents(pid):
     """Process numbers from a process up."""
     while pid > 1:
@@ -73,7 +81,7 @@ def running(root, sets):
     """The command, in a process."""
     options = [word for override in sets for word in ("--set", override)]
     command = [sys.executable, "-m", "scaleexp", "run", "quickstart", "--storage", str(root), "--yes", *options]
-    environment = os.environ | {"RAY_ADDRESS": "local"}
+    environment = os.environ | {"RAY_ADDRESS": "local", "SCALEEXP_TEST_NOTE": str(root / NOTE)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as run:
         try:
             yield run
@@ -125,8 +133,29 @@ def disturbed(root, sets, keys, plan, name, draw):
     return landed
 
 
+def assert_no_committed_step_ran_again(root, keys):
+    """Nor was one left out: every attempt begins at the last commit, and its rows follow those of the one before."""
+    notes = [json.loads(line) for line in (root / NOTE).read_text().splitlines()]
+    assert [n for n in notes if n["step"] != n["committed"]] == []
+    log = analysis.read.load(root)
+    rows = analysis.read.read_table(log, "steps", ["trial_id", "step", "attempt"], None).to_pylist()
+    for trial in log.trials:
+        taken_up = {0} | {n["step"] for n in notes if n["key"] == trial.key}
+        steps = defaultdict(list)
+        for row in rows:
+            if row["trial_id"] == trial.key:
+                steps[row["attempt"]].append(row["step"])
+        before = 0
+        for attempt in sorted(steps):
+            assert min(steps[attempt]) == before + 1, "of what was committed before"
+            assert before in taken_up
+            before = max(steps[attempt])
+    assert {n["key"] for n in notes} == set(keys)
+
+
 def compare(tmp_path, sets, plan, name, *, at_least, capsys, seed=SEED):
     """A disturbed study against an undisturbed one."""
+    sets = [*sets, NOTING]
     keys = [t.key for t in prepare(load_study("quickstart", sets)).plan.trials]
     with running(tmp_path / "undisturbed", sets) as run:
         told, _ = run.communicate(timeout=300)
@@ -137,6 +166,7 @@ def compare(tmp_path, sets, plan, name, *, at_least, capsys, seed=SEED):
     assert {last_commit(Store(tmp_path / "disturbed"), key)["status"] for key in keys} <= schema.FINAL_STATUSES
     assert found == tables
     assert all(torch.equal(ended[key][name], states[key][name]) for key in keys for name in states[key])
+    assert_no_committed_step_ran_again(tmp_path / "disturbed", keys)
     with capsys.disabled():
         print(f"\nseed {seed}: {landed} kills between a trial's first and last commit")
     assert landed >= at_least

@@ -135,3 +135,22 @@ def test_packs_without_a_place_fail_by_their_deadline(tmp_path):
         assert run.returncode == TrialsFailedError.exit_code, printed
         assert "5 of 5 trials failed; the first cause was 'no place for a pack of trials in 4 s" in printed
         assert "that takes 1 CPU at once, and 0 of 1 are free; let others on the cluster end" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_what_drives_real_workers_has_a_deadline_too(tmp_path):
+    """Another driver holds all memory of the head, where it would run."""
+    sets = [*REAL, "limits={samples: 6400, start_s: 4}", "evaluation.every_samples=640"]
+    (trial,) = prepare(load_study("quickstart", sets)).plan.trials
+    with nodes(2) as cluster:
+        cluster.ask("hold", cluster.ask("memory") - 1000, "memory")
+        with driver(cluster, tmp_path / "study", sets) as run:
+            printed, _ = run.communicate(timeout=120)
+        assert run.returncode == TrialsFailedError.exit_code, printed
+    failed = last_commit(Store(tmp_path / "study"), trial.key)
+    assert (failed["status"], failed["step"]) == ("failed", 0)
+    assert failed["cause"].startswith(
+        "what drives real workers did not start in 4 s (limits.start_s) and 30 s more: it"
+    )
+    assert "1 of 1 trials failed; the first cause was 'what drives real workers did not start" in printed

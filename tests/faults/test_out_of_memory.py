@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,10 +14,10 @@ import torch
 from analysis.read import load, read_evals, read_steps
 from scaleexp import memory
 from scaleexp.config import load_study
-from scaleexp.engines.packed import PackedEngine
+from scaleexp.engines.packed import EVALUATED_AT_ONCE, PackedEngine
 from scaleexp.errors import TrialsFailedError
 from scaleexp.execute import run_packed
-from scaleexp.held import split
+from scaleexp.held import evaluated_at_once, split
 from scaleexp.launch.runner import open_study, prepare, run_study
 from scaleexp.loop import Signal
 from scaleexp.resume import Standing
@@ -131,6 +132,32 @@ def test_a_pack_that_cannot_hold_fewer_samples_is_trained_in_two(tmp_path, monke
     assert [(len(own), at_once) for own, at_once in split(study.workload, group, 3, None)] == [(1, 2), (2, 1)]
     monkeypatch.setattr(study.workload, "couples_examples", True, raising=False)
     assert [(len(own), at_once) for own, at_once in split(study.workload, group, 65, None)] == [(1, 32), (2, 32)]
+
+
+def stopping_at(call):
+    calls = itertools.count(1)
+    return lambda clock: Signal("that is enough" if next(calls) == call else "")
+
+
+@pytest.mark.parametrize(("samples", "bytes_at_once"), [(32, 2**30), (5, 5 * 2 * 6280)])
+def test_a_trial_that_goes_on_in_as_much_memory_holds_what_it_held(tmp_path, monkeypatch, samples, bytes_at_once):
+    """A sample has 6280 bytes: the second passes fewer at once than a batch has, though no memory ran out."""
+    monkeypatch.setattr("scaleexp.engines.packed.INPUT_BYTES_AT_ONCE", bytes_at_once)
+    held = []
+    for stop in (3, 3, 10**9):
+        monkeypatch.setattr("scaleexp.execute._Clock.__call__", stopping_at(stop))
+        (key, _) = run(tmp_path, 10**6, monkeypatch)
+        commit = last_commit(Store(tmp_path), key)
+        held.append([commit["realisation"][name] for name in ("samples_at_once", "evaluated_at_once")])
+    assert commit["status"] == "limit"
+    assert held == [[samples, EVALUATED_AT_ONCE]] * 3
+
+
+def test_a_trial_that_goes_on_in_less_memory_holds_less_of_both(tmp_path):
+    trial = prepare(load_study("quickstart", SETS)).plan.trials[0]
+    record = {"samples_at_once": 32, "evaluated_at_once": 1000}
+    assert [evaluated_at_once(trial, n, record) for n in (32, 16, 1)] == [1000, 500, 31]
+    assert evaluated_at_once(trial, 16, None) == EVALUATED_AT_ONCE // 2
 
 
 REALLY = """
