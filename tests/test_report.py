@@ -371,7 +371,8 @@ def test_a_study_directory_becomes_a_report_that_knows_its_curve(tmp_path: Path)
 
     b_crit, s_min = 256.0, 50.0
     batches = (16, 32, 64, 128, 256, 512, 1024)
-    read = analyse(write_study(tmp_path / "study", batches=batches, b_crit=b_crit, s_min=s_min, noise=0.0))
+    root = write_study(tmp_path / "study", batches=batches, b_crit=b_crit, s_min=s_min, noise=0.0, distances=True)
+    read = analyse(root)
     page = Page(write_report(read, tmp_path / "study" / "report" / "report.html").read_text(encoding="utf-8"))
     (at_b_crit,) = [row for row in sections.doubling_table(read).rows if row[0] == "256"]
     assert at_b_crit[2].startswith("25 % (")
