@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from analysis.card import card
-from analysis.defaults import CONFIDENCE, DELTA, EPSILON, Aggregate, Definition
+from analysis.defaults import CONFIDENCE, DELTA, EPSILON, Aggregate, Definition, Loss
 from analysis.fits import FitOptions, SweepFit, fit_sweep
 from analysis.fitting import Fits, fit_sources
 from analysis.output import fit_document
@@ -25,13 +25,7 @@ from scaleexp.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyResult(StudyAnalysis):
-    """A study at one target, as `analysis.study.StudyAnalysis`, that shows itself.
-
-    Attributes:
-        options: how it was fitted.
-    """
-
-    options: FitOptions
+    """A study at one target, as `analysis.study.StudyAnalysis`, that shows itself."""
 
     def to_dict(self) -> dict[str, Any]:
         """What `fit --json` prints."""
@@ -94,6 +88,7 @@ def fit(
     metric: str | None = None,
     definition: Definition = "curve",
     aggregate: Aggregate = "robust",
+    loss: Loss = "linear",
     confidence: float = CONFIDENCE,
     seed: int = 0,
     delta: float = DELTA,
@@ -110,6 +105,8 @@ def fit(
         metric: of a study: one that its plan has a target for; its first if None. Of curves: one that is logged.
         definition: which critical batch size.
         aggregate: how the runs of one batch become one cost: robust, median or mean.
+        loss: of the curve's log residuals: linear (plain least squares), huber or weighted (by the inverse variance of
+            each batch's mean over seeds).
         confidence: of every interval.
         seed: of the bootstrap.
         delta: share of more steps of the overhead definition.
@@ -128,6 +125,7 @@ def fit(
     options = FitOptions(
         definition=definition,
         aggregate=aggregate,
+        loss=loss,
         confidence=confidence,
         seed=seed,
         delta=delta,
@@ -144,8 +142,11 @@ def fit(
     if more or columns != PLAIN or definition != "curve" or kind_of(source) != "study":
         targets = () if target is None else (target,)
         return fit_sources([source, *more], options, columns, targets=targets, metric=metric)
-    study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed, aggregate=aggregate)
-    return StudyResult(**{f.name: getattr(study, f.name) for f in fields(study)}, options=options)
+    study = analyse(
+        source, target=target, metric=metric, confidence=confidence, seed=seed, aggregate=aggregate, loss=loss
+    )
+    values = {f.name: getattr(study, f.name) for f in fields(study)}
+    return StudyResult(**values | {"options": options})
 
 
 def _columns(meaning: Meaning) -> Columns:

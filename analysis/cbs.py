@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.bootstrap import CONFIDENCE, widened
-from analysis.curve import curve_values, fit_curves
+from analysis.curve import curve_values, mean_over_batches
+from analysis.curve_loss import as_weighted, batch_weights, fit_by_loss, loss_warnings
+from analysis.defaults import Loss
 from analysis.judge import (
     MIN_BATCHES,
     FitStatus,
@@ -79,11 +81,13 @@ def fit_curve(
     confidence: float = CONFIDENCE,
     resamples: int = 1000,
     seed: int = 0,
+    loss: Loss = "linear",
 ) -> CurveFit:
     """Fit the curve to one aggregate per batch, with intervals from a bootstrap over seeds.
 
     Least squares in log space, batches unweighted: what the curve fails to describe is the same at every batch, and
-    would outweigh the seed noise at batches with many seeds. `analysis.bootstrap` draws the resamples.
+    would outweigh the seed noise at batches with many seeds; `analysis.curve_loss` has the other losses.
+    `analysis.bootstrap` draws the resamples.
 
     The bootstrap's deviations of log B_crit are widened by two factors:
 
@@ -101,6 +105,8 @@ def fit_curve(
         confidence: of every interval, in (0, 1).
         resamples: bootstrap resamples.
         seed: of the bootstrap.
+        loss: of the log residuals: linear (plain least squares), huber, or weighted by the inverse variance of the mean
+            of each batch over its seeds.
 
     Raises:
         NotEnoughDataError: no batch reached the target.
@@ -115,7 +121,13 @@ def fit_curve(
         confidence,
         resamples,
         seed,
-        warnings=(*seed_warnings(points), *lr_warnings(points), *bracket_warnings(points)),
+        loss,
+        warnings=(
+            *seed_warnings(points),
+            *loss_warnings(points, loss),
+            *lr_warnings(points),
+            *bracket_warnings(points),
+        ),
     )
 
 
@@ -175,7 +187,8 @@ def fit_points(
     points, _ = batch_points(runs)
     if not points:
         raise NotEnoughDataError("the table has no row, so there is no curve to fit.")
-    return _fit(points, runs, confidence, resamples, seed, warnings=(*seed_warnings(points), *lr_warnings(points)))
+    warnings = (*seed_warnings(points), *lr_warnings(points))
+    return _fit(points, runs, confidence, resamples, seed, "linear", warnings=warnings)
 
 
 def _fit(
@@ -184,6 +197,7 @@ def _fit(
     confidence: float,
     resamples: int,
     seed: int,
+    loss: Loss,
     warnings: Sequence[str],
 ) -> CurveFit:
     if not 0.0 < confidence < 1.0:
@@ -194,17 +208,23 @@ def _fit(
         return _unfitted(points, runs, confidence, warnings)
     b = np.array([point.batch_size for point in points], dtype=np.float64)
     y = np.log([[point.steps for point in points]])
-    beta, log_s_min = fit_curves(b, y)
-    residuals = (y - curve_values(b, y, beta, b))[0]
+    weights = batch_weights(points)
+    beta, log_s_min, weighed = fit_by_loss(loss, b, y, weights)
+    residuals = (y - curve_values(b, y, beta, b, weighed))[0]
     noise = seed_noise(points)
     spread = spread_of(points, runs, y[0] - residuals, residuals, noise, resamples, np.random.default_rng(seed))
     rows, lift = spread.log_steps, spread.lift
-    betas, log_s_mins = fit_curves(b, rows)
-    log_e_min, log_e_mins = _log_e_min(b, y, beta, log_s_min), _log_e_min(b, rows, betas, log_s_mins)
+    if loss == "weighted":
+        rows = as_weighted(rows, weights)
+    betas, log_s_mins, weighed_rows = fit_by_loss(loss, b, rows, weights)
+    log_e_min = _log_e_min(b, y, beta, log_s_min, weighed)
+    log_e_mins = _log_e_min(b, rows, betas, log_s_mins, weighed_rows)
     at = np.geomspace(b.min(), b.max(), BAND_POINTS)
-    weights = linear_weights(b, float(np.clip(beta[0], *(np.log(b[[0, -1]]) + ENDS))), at)
-    stretch = spread.stretch(weights, confidence)
-    band = widened(curve_values(b, y, beta, at)[0], curve_values(b, rows, betas, at), confidence, stretch[3:])
+    centre = float(np.clip(beta[0], *(np.log(b[[0, -1]]) + ENDS)))
+    rests_on = linear_weights(b, centre, at, None if weighed is None else weighed[0])
+    stretch = spread.stretch(rests_on, confidence)
+    of_rows = curve_values(b, rows, betas, at, weighed_rows)
+    band = widened(curve_values(b, y, beta, at, weighed)[0], of_rows, confidence, stretch[3:])
     b_crit = float(np.exp(beta[0]))
     interval = _interval(beta, betas, confidence, stretch[0])
     status, reason = judge(
@@ -213,7 +233,7 @@ def _fit(
         interval=interval,
         confidence=confidence,
         residuals=residuals,
-        freedom=float(spread.degrees(weights)[0]),
+        freedom=float(spread.degrees(rests_on)[0]),
         noise=noise,
     )
     return CurveFit(
@@ -261,9 +281,11 @@ def _unfitted(
     )
 
 
-def _log_e_min(b: FloatArray, rows: FloatArray, beta: FloatArray, log_s_min: FloatArray) -> FloatArray:
+def _log_e_min(
+    b: FloatArray, rows: FloatArray, beta: FloatArray, log_s_min: FloatArray, weights: FloatArray | None
+) -> FloatArray:
     """Log E_min = log S_min + log B_crit; the constant E of a linear curve, and -inf for a flat one."""
-    linear = (rows + np.log(b)).mean(1)
+    linear = mean_over_batches(rows + np.log(b), weights)
     with np.errstate(invalid="ignore"):  # -inf + inf, replaced
         return np.where(beta == np.inf, linear, log_s_min + beta)
 

@@ -56,6 +56,7 @@ def fit(
     options = FitOptions(
         definition=definition,
         aggregate=said["aggregate"],
+        loss=said["loss"],
         confidence=confidence,
         seed=seed,
         delta=overhead,

@@ -45,7 +45,12 @@ def scaling(
     from analysis.scaling import LawOptions, document, laws_of
 
     options = FitOptions(
-        aggregate=said["aggregate"], confidence=confidence, seed=seed, delta=overhead, reference_batch=reference_batch
+        aggregate=said["aggregate"],
+        loss=said["loss"],
+        confidence=confidence,
+        seed=seed,
+        delta=overhead,
+        reference_batch=reference_batch,
     )
     wanted = LawOptions(against=names_of(against), definition=definition, fit=options)
     columns = columns_of(group_by, said)

@@ -114,6 +114,7 @@ class SweepFit:
                 "cost_unit": sweep.cost_unit,
                 "definition": self.options.definition,
                 "aggregate": self.options.aggregate,
+                "loss": self.options.loss,
                 "answer": self.answer,
                 **found,
                 "confidence": self.options.confidence,
@@ -154,7 +155,7 @@ def fit_sweep(sweep: Sweep, options: FitOptions = DEFAULTS) -> SweepFit:
     """
     points, missing = batch_points(sweep.runs, options.aggregate)
     curve = (
-        fit_curve(points, sweep.runs, confidence=options.confidence, seed=options.seed)
+        fit_curve(points, sweep.runs, confidence=options.confidence, seed=options.seed, loss=options.loss)
         if len(points) >= MIN_BATCHES
         else None
     )

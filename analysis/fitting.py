@@ -143,6 +143,7 @@ def _whole_studies(
                 confidence=options.confidence,
                 seed=options.seed,
                 aggregate=options.aggregate,
+                loss=options.loss,
             )
             studies.append(study)
             fits.append(study_fit(study, options, group))

@@ -15,6 +15,7 @@ from analysis.wording import count, number, percent, unit_plural
 NAMES = {
     "last-missing": "last miss",
     "first": "first hit",
+    "linear": "least squares",
     "b_crit": "B_crit",
     "free-shape": "free exponent",
 }

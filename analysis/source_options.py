@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
-from analysis.defaults import AGGREGATES, Aggregate
+from analysis.defaults import AGGREGATES, LOSSES, Aggregate, Loss
 
 if TYPE_CHECKING:
     from analysis.sources.points import Columns
@@ -41,6 +41,9 @@ _OPTIONS = (
     click.option(
         "--aggregate", type=click.Choice(AGGREGATES), default="robust", show_default=True, help="Of one batch's runs."
     ),
+    click.option(
+        "--loss", type=click.Choice(LOSSES), default="linear", show_default=True, help="Of the curve's log residuals."
+    ),
 )
 
 
@@ -60,6 +63,7 @@ class Said(TypedDict):
     lr: float | None
     direction: Literal["min", "max"]
     aggregate: Aggregate
+    loss: Loss
 
 
 def source_options(command: Callable[..., None]) -> Callable[..., None]:

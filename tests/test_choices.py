@@ -56,7 +56,7 @@ def test_a_study_is_varied_over_all_its_planned_targets(study: Path, capsys: pyt
         row["batch"]
         for row in found["rows"]
         if (row["target"], row["crossing"], row["aggregate"], row["loss"], row["definition"])
-        == (fit["target"], "interpolated", "robust", "least-squares", "b_crit")
+        == (fit["target"], "interpolated", "robust", "linear", "b_crit")
     ]
     assert plain == pytest.approx(fit["b_crit"], rel=1e-9)
     assert found["factors"]["target"] >= 1.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.defaults import CONFIDENCE
 from analysis.fits import FitOptions, SweepFit, joined
 from analysis.read import StudyLog
 from analysis.study import StudyAnalysis, answer, goals
@@ -25,10 +24,10 @@ def study_fit(
 
     Args:
         study: as analysed; its curve is taken over.
-        options: that it was analysed with; the defaults with its confidence if None.
+        options: that it was analysed with, and of what is read off it; its own if None.
         group: what tells it from other studies.
     """
-    chosen = options or FitOptions(confidence=study.fit.confidence if study.fit else CONFIDENCE)
+    chosen = options or study.options
     sweep = Sweep(
         group=dict(group or {}),
         metric=study.metric,
