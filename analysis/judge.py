@@ -12,7 +12,7 @@ from scipy import special
 
 from analysis.defaults import FitStatus as FitStatus
 from analysis.targets import BatchPoint, outlier_runs, outlying
-from analysis.wording import number, percent
+from analysis.wording import listed, number, percent
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -187,13 +187,13 @@ def doubtful_batches(points: Sequence[BatchPoint]) -> str | None:
     if len(at_edge) > MOST_DOUBTFUL * len(points):
         return (
             f"the best learning rate is the smallest or largest of its grid at {len(at_edge)} of {len(points)} batch "
-            f"sizes ({_listed(at_edge)}), so fewer steps may be possible there; widen the learning-rate grid."
+            f"sizes ({listed(at_edge)}), so fewer steps may be possible there; widen the learning-rate grid."
         )
     far = [batch for batch, share in brackets(points).items() if share > FAR_BRACKET]
     if len(far) > MOST_DOUBTFUL * len(points):
         return (
             f"evaluations lie more than {percent(FAR_BRACKET)} of the samples to target apart at {len(far)} of "
-            f"{len(points)} batch sizes ({_listed(far)}); evaluate more often, or set a harder target where every step "
+            f"{len(points)} batch sizes ({listed(far)}); evaluate more often, or set a harder target where every step "
             "is evaluated already."
         )
     return None
@@ -215,7 +215,7 @@ def seed_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
     if max(seeds) == 1:
         warnings.append("one run per batch: the intervals come from the residuals, not from seeds.")
     elif few:
-        warnings.append(f"fewer than {MIN_SEEDS} seeds at batch {_listed(few)}.")
+        warnings.append(f"fewer than {MIN_SEEDS} seeds at batch {listed(few)}.")
     for point in points:
         censored = sum(not run.reached for run in point.runs)
         if censored:
@@ -242,7 +242,7 @@ def bracket_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
         return ()
     return (
         f"evaluations lie up to {percent(max(wide.values()))} of the samples to target apart at batch "
-        f"{_listed(coarse)}; steps between them are interpolated, so evaluate more often there.",
+        f"{listed(coarse)}; steps between them are interpolated, so evaluate more often there.",
     )
 
 
@@ -261,16 +261,12 @@ def lr_warnings(points: Sequence[BatchPoint]) -> tuple[str, ...]:
             "at another."
         )
     elif untuned:
-        warnings.append(f"one learning rate only, not tuned, at batch {_listed(untuned)}.")
+        warnings.append(f"one learning rate only, not tuned, at batch {listed(untuned)}.")
     for edge, beyond in (("low", "below"), ("high", "above")):
         at_edge = [point.batch_size for point in points if point.lr_edge == edge]
         if at_edge:
             warnings.append(
-                f"the best learning rate is the {edge}est of the grid at batch {_listed(at_edge)}: "
+                f"the best learning rate is the {edge}est of the grid at batch {listed(at_edge)}: "
                 f"steps may be too many there; add learning rates {beyond} it."
             )
     return tuple(warnings)
-
-
-def _listed(batches: Sequence[int]) -> str:
-    return ", ".join(f"{b:,}" for b in batches)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from analysis.jsonable import json_safe
 from analysis.power_law import PowerLaw, fit_power_law, propagated, variance_inflation
 from analysis.wording import interval, number
 from scaleexp.errors import ConfigError
@@ -92,16 +93,16 @@ class ScalingLaw:
         spread = self.propagated_intervals
         return asdict(self) | {
             "against": list(self.against),
-            "coefficient": _safe(self.coefficient),
-            "exponent": _safe(self.exponents[first]),
-            "exponent_interval": [_safe(end) for end in self.exponent_intervals[first]],
-            "exponents": {name: _safe(value) for name, value in self.exponents.items()},
-            "exponent_intervals": {k: [_safe(end) for end in ends] for k, ends in self.exponent_intervals.items()},
-            "coefficient_interval": [_safe(end) or None for end in self.coefficient_interval],
+            "coefficient": json_safe(self.coefficient),
+            "exponent": json_safe(self.exponents[first]),
+            "exponent_interval": [json_safe(end) for end in self.exponent_intervals[first]],
+            "exponents": {name: json_safe(value) for name, value in self.exponents.items()},
+            "exponent_intervals": {k: [json_safe(end) for end in ends] for k, ends in self.exponent_intervals.items()},
+            "coefficient_interval": [json_safe(end) or None for end in self.coefficient_interval],
             "propagated_intervals": None if spread is None else {k: list(ends) for k, ends in spread.items()},
             "left_out": [{"group": name, "reason": reason} for name, reason in self.left_out],
-            "rms_log_residual": _safe(self.rms_log_residual),
-            "variance_inflation": None if self.variance_inflation is None else _safe(self.variance_inflation),
+            "rms_log_residual": json_safe(self.rms_log_residual),
+            "variance_inflation": None if self.variance_inflation is None else json_safe(self.variance_inflation),
             "warnings": list(self.warnings),
         }
 
@@ -239,7 +240,3 @@ def _warnings(intervals: Mapping[str, Interval], spread: Mapping[str, Interval] 
 
 def _ranges(x: FloatArray, names: tuple[str, ...]) -> list[str]:
     return [f"{name} {interval(float(x[:, k].min()), float(x[:, k].max()))}" for k, name in enumerate(names)]
-
-
-def _safe(x: float) -> float | None:
-    return x if math.isfinite(x) else None

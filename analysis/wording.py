@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor, inf, isfinite, isnan, log10
 
 UNKNOWN = "not known"
@@ -14,6 +15,15 @@ def count(n: float) -> str:
     '65,536'
     """
     return f"{n:,.0f}"
+
+
+def listed(numbers: Sequence[float]) -> str:
+    """Whole numbers in a row.
+
+    >>> listed([64, 1024])
+    '64, 1,024'
+    """
+    return ", ".join(count(n) for n in numbers)
 
 
 def number(x: float, digits: int = 3) -> str:
