@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from analysis.fit_options import FitOptions
 from analysis.fits import SweepFit, fit_sweep
 from analysis.jsonable import json_interval, json_safe
 from analysis.scaling_law import FittedGroup, ScalingLaw, scaling_law
-from analysis.scaling_table import fitted_groups, table_of_fits
+from analysis.scaling_table import NO_NUMBER, fitted_groups, table_of_fits
 from analysis.sources import Source, load_sweeps
 from analysis.sources.points import Columns
 from analysis.sweep import GroupValue, group_text
@@ -84,12 +85,15 @@ class GroupLaw:
         """What `scaling` prints."""
         law, of = self.law, "B_crit" if self.overhead is None else "B*"
         lines = [group_text(self.group)] if self.group else []
-        if law.status == "ok":
+        fitted = math.isfinite(law.coefficient)
+        if fitted:
             lines.append(
                 f"{of} = {number(law.coefficient)} " + " ".join(f"{k}^{v:.3f}" for k, v in law.exponents.items())
             )
         else:
             lines.append(f"no law: {law.reason}")
+        if fitted and law.status != "ok":
+            lines.append(f"status            {law.status.replace('_', ' ')}: {law.reason}")
         if self.overhead is not None:
             delta, reference = self.overhead
             lines.append(
@@ -98,10 +102,10 @@ class GroupLaw:
         else:
             lines.append("definition        B_crit of the curve S = S_min (1 + B_crit / B)")
         for name, (low, high) in law.exponent_intervals.items():
-            if law.status == "ok":
+            if fitted:
                 level = f"{percent(law.confidence)} interval from the {law.interval_from}"
                 lines.append(f"exponent          {name}: {law.exponents[name]:.3f} ({low:.3f} to {high:.3f}; {level})")
-        if law.status == "ok":
+        if fitted:
             lines.append(f"coefficient       {number(law.coefficient)} ({interval(*law.coefficient_interval)})")
             lines.append(f"rms log residual  {number(law.rms_log_residual)} over {law.n_groups} groups")
         if law.variance_inflation is not None:
@@ -136,7 +140,8 @@ def laws_of(
     fitted = table_of_fits(sources)
     if fitted is not None:
         rows = fitted_groups(fitted, columns.group_by, options.against)
-        return _laws([(common, group, None) for common, group in rows], options, (fitted.path,))
+        laws = _laws([(common, group, None) for common, group in rows], options, (fitted.path,))
+        return _with_absent_named(laws)
     group_by = columns.group_by or tuple(name for name in options.against if name != TARGET)
     absent = [name for name in options.against if name not in group_by and name != TARGET]
     if absent:
@@ -147,6 +152,25 @@ def laws_of(
         raise NotEnoughDataError(fits[0].reason if len(fits) == 1 else fits[0].answer)
     paths = tuple(dict.fromkeys(str(sweep.provenance.get("path")) for sweep in sweeps))
     return _laws([_of_sweep(fit, options.against) for fit in fits], options, paths)
+
+
+def _with_absent_named(laws: Sequence[GroupLaw]) -> tuple[GroupLaw, ...]:
+    """Laws of a table of fits, with the groups that it holds no number for named in their warnings.
+
+    Raises:
+        NotEnoughDataError: what is left of every law that lacks a group is too little for one.
+    """
+    absent = [[f"{g.name}: {g.reason}" for g in found.groups if g.reason == NO_NUMBER] for found in laws]
+    if any(absent) and all(not math.isfinite(found.law.coefficient) for found in laws):
+        names = "; ".join(name.removesuffix(".") for of_law in absent for name in of_law)
+        raise NotEnoughDataError(f"{laws[0].law.reason.removesuffix('.')}; left out: {names}.")
+    return tuple(
+        replace(
+            found,
+            law=replace(found.law, warnings=(*found.law.warnings, *(f"left out, {name}" for name in of_law))),
+        )
+        for found, of_law in zip(laws, absent, strict=True)
+    )
 
 
 Member = tuple[dict[str, GroupValue], FittedGroup, float | None]

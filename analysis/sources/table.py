@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -57,6 +58,15 @@ class FileTable:
         """A column of positive finite numbers."""
         return self._each(column, _positive, "a positive number", remedy)
 
+    def numbers_or_none(self, column: str, remedy: str = "") -> list[float | None]:
+        """A column of positive finite numbers with gaps: an empty cell, null or nan."""
+        cells = self.cells(column, remedy)
+        known = [i for i, cell in enumerate(cells) if not _is_gap(cell)]
+        found: list[float | None] = [None] * len(cells)
+        for i in known:
+            found[i] = self._read(column, i + 1, cells[i], _positive, "a positive number or nothing")
+        return found
+
     def whole_numbers(self, column: str, remedy: str = "", *, least: int = 1) -> list[int]:
         """A column of whole numbers from `least` on."""
         what = "a whole number" + (f" from {least} on" if least != 1 else " above 0")
@@ -71,16 +81,19 @@ class FileTable:
         return self._each(column, _label, "a value", remedy)
 
     def _each(self, column: str, read: Callable[[object], Cell | None], what: str, remedy: str) -> list[Cell]:
-        found = []
-        for row, cell in enumerate(self.cells(column, remedy), start=1):
-            value = read(cell)
-            if value is None:
-                got = "nothing" if cell is None or cell == "" else repr(cell)
-                raise ConfigError(
-                    f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}."
-                )
-            found.append(value)
-        return found
+        cells = self.cells(column, remedy)
+        return [self._read(column, row, cell, read, what) for row, cell in enumerate(cells, start=1)]
+
+    def _read(self, column: str, row: int, cell: object, read: Callable[[object], Cell | None], what: str) -> Cell:
+        value = read(cell)
+        if value is None:
+            got = "nothing" if cell is None or cell == "" else repr(cell)
+            then = "write it without thousands separators" if _has_thousands(cell) else ""
+            raise ConfigError(
+                f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}"
+                f"{f': {then}' if then else ''}."
+            )
+        return value
 
 
 def read_table(path: str | Path) -> FileTable:
@@ -146,6 +159,21 @@ def _positive(cell: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) and value > 0.0 else None
+
+
+def _is_gap(cell: object) -> bool:
+    if isinstance(cell, str):
+        return cell.strip().lower() in ("", "null", "none", "nan")
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _has_thousands(cell: object) -> bool:
+    """Whether a text is a number but for its thousands separators.
+
+    >>> _has_thousands("1,024"), _has_thousands("1 024.5"), _has_thousands("1,2"), _has_thousands(1024)
+    (True, True, False, False)
+    """
+    return isinstance(cell, str) and re.fullmatch(r"\s*[+-]?\d{1,3}([, '_]\d{3})+(\.\d*)?\s*", cell) is not None
 
 
 def _whole(cell: object, least: int) -> int | None:
