@@ -15,7 +15,7 @@ from analysis.fitting import Fits, fit_sources
 from analysis.output import fit_document
 from analysis.read import StudyLog
 from analysis.read import load as load_study
-from analysis.sources import Source, kind_of, load_sweeps
+from analysis.sources import Source, check_meaning, kind_of, kinds_of, load_sweeps
 from analysis.sources.points import PLAIN, Columns
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis, analyse
@@ -71,14 +71,16 @@ def load(
         StorageError: a study that cannot be read.
     """
     columns = _columns(meaning)
-    if kind_of(source, columns.run) == "study":
+    kind = kind_of(source, columns)
+    if kind == "study":
         if columns != PLAIN or target is not None or metric is not None:
             raise ConfigError(
                 "columns and targets are those of a table or of curves, and this source is a study; `analysis.fit` "
                 "groups studies and takes their targets."
             )
         return load_study(source)
-    return load_sweeps([source], columns, targets=() if target is None else (target,), metric=metric)
+    check_meaning({kind}, columns)
+    return load_sweeps([source], columns, targets=() if target is None else (target,), metric=metric, kinds=[kind])
 
 
 def fit(
@@ -139,9 +141,10 @@ def fit(
     if isinstance(source, tuple):
         return Fits(fits=tuple(fit_sweep(sweep, options) for sweep in source))
     columns = _columns(meaning)
-    if more or columns != PLAIN or definition != "curve" or kind_of(source) != "study":
+    kinds = kinds_of([source, *more], columns)
+    if columns != PLAIN or definition != "curve" or kinds != ("study",):
         targets = () if target is None else (target,)
-        return fit_sources([source, *more], options, columns, targets=targets, metric=metric)
+        return fit_sources([source, *more], options, columns, targets=targets, metric=metric, kinds=kinds)
     study = analyse(
         source, target=target, metric=metric, confidence=confidence, seed=seed, aggregate=aggregate, loss=loss
     )

@@ -172,7 +172,7 @@ def fit_points(
     )
     runs = [
         Run(
-            key=f"row {i}",
+            key=f"row {i + 1}",
             seed=which[i],
             batch_size=round(b[i]),
             workers=1,

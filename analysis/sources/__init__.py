@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -21,12 +21,13 @@ from scaleexp import schema
 from scaleexp.errors import ConfigError, NotEnoughDataError, StorageError
 
 Source = str | Path | StudyLog
+Kind = Literal["study", "table", "curves"]
 
 
-def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "table", "curves"]:
+def kind_of(source: Source, columns: Columns = PLAIN) -> Kind:
     """What a source is, by its name and its content.
 
-    A table whose runs have several rows each holds curves.
+    A table whose runs have several rows with values each holds curves.
 
     Raises:
         ConfigError: none of these.
@@ -37,7 +38,7 @@ def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "
         raise ConfigError("a SOURCE is empty: give a study directory, a table or files of curves.")
     path, remote = Path(source), "://" in str(source)
     foreign = not remote and path.exists() and not (path / schema.PLAN_DIR).is_dir()
-    if foreign and _holds_curves(path, run_column or "run"):
+    if foreign and _holds_curves(path, columns):
         return "curves"
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
         if remote:
@@ -53,13 +54,34 @@ def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "
     return "study"
 
 
-def _holds_curves(path: Path, run_column: str) -> bool:
+def kinds_of(sources: Sequence[Source], columns: Columns = PLAIN) -> tuple[Kind, ...]:
+    """What each source is; a file is read to find out, so that this is asked once.
+
+    Raises:
+        ConfigError: none of what is known, one source twice, or an option of tables or curves where there are none.
+    """
+    _refuse_twice(sources)
+    kinds = tuple(kind_of(source, columns) for source in sources)
+    check_meaning(set(kinds), columns)
+    return kinds
+
+
+def _refuse_twice(sources: Sequence[Source]) -> None:
+    """The same runs twice are not twice as many seeds."""
+    places = [source.path if isinstance(source, StudyLog) else str(source) for source in sources]
+    resolved = [place if "://" in place else str(Path(place).resolve()) for place in places]
+    for i, place in enumerate(resolved):
+        if place in resolved[:i]:
+            raise ConfigError(f"{places[i]} is given twice, and its runs would count twice: give every source once.")
+
+
+def _holds_curves(path: Path, columns: Columns) -> bool:
     """Whether it does; what is foreign by its name is not read to find out, and what cannot be read is told later."""
     suffix = path.suffix.lower()
     if not (path.is_dir() or EVENTS in path.name or suffix in SUFFIXES or suffix in (".json", ".jsonl", ".ndjson")):
         return False
     with suppress(ConfigError, StorageError):
-        return holds_curves(path, run_column)
+        return holds_curves(path, columns.run or "run", columns.batch)
     return False
 
 
@@ -70,6 +92,7 @@ def load_sweeps(
     targets: Sequence[float] = (),
     metric: str | None = None,
     with_traces: bool = False,
+    kinds: Sequence[Kind] | None = None,
 ) -> tuple[Sweep, ...]:
     """Every group of every source.
 
@@ -82,16 +105,15 @@ def load_sweeps(
         targets: for studies and curves, values of the metric.
         metric: for studies, one that the plan has a target for; for curves, one that is logged.
         with_traces: whether the evaluations of every run are wanted as well.
+        kinds: from `kinds_of`, where it was asked already.
 
     Raises:
         ConfigError: a source that is neither, or that does not hold what it has to.
         StorageError: a study that cannot be read.
     """
-    check_meaning(sources, columns)
     found: list[tuple[Sweep, ...]] = []
     curves: list[str | Path] = []
-    for source in sources:
-        kind = kind_of(source, columns.run)
+    for source, kind in zip(sources, kinds or kinds_of(sources, columns), strict=True):
         if isinstance(source, StudyLog) or kind == "study":
             log = source if isinstance(source, StudyLog) else load(source)
             own = study_sweeps(log, columns.group_by, targets=targets, metric=metric, with_traces=with_traces)
@@ -114,13 +136,12 @@ def load_sweeps(
     )
 
 
-def check_meaning(sources: Sequence[Source], columns: Columns) -> None:
+def check_meaning(kinds: Set[Kind], columns: Columns) -> None:
     """Refuse what no source takes.
 
     Raises:
         ConfigError: an option of tables or curves where there are none.
     """
-    kinds = {kind_of(source, columns.run) for source in sources}
     of_curves = replace(columns, run=None, run_pattern=None, batch_size=None, lr=None, direction=PLAIN.direction)
     if kinds == {"study"} and columns != Columns(group_by=columns.group_by):
         raise ConfigError(

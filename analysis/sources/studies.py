@@ -11,6 +11,7 @@ from analysis.study import StudyAnalysis, answer, goals
 from analysis.study_traces import study_traces
 from analysis.sweep import GroupValue, Sweep, group_text
 from analysis.targets import Run, runs_to_target
+from analysis.wording import nearest
 from scaleexp.errors import ConfigError
 
 _TRIAL_ONLY = {"schema_version", "trial_id", "seed", "batch_size", "micro_batch", "accumulation_steps", "lr"}
@@ -68,9 +69,7 @@ def study_sweeps(
     known = sorted(set.intersection(*(set(c) for c in columns.values())))
     for name in group_by:
         if name not in known:
-            raise ConfigError(
-                f"{log.path} has no column {name!r} to group by; those that its log has are {', '.join(known)}."
-            )
+            raise ConfigError(f"{log.path} has no column {name!r} to group by; {nearest(name, known)}.")
     found = []
     for planned, goal in goals(log, targets, metric):
         traces = study_traces(log, planned["metric"]) if with_traces else ()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from analysis.wording import has_thousands, nearest
 from scaleexp.errors import ConfigError
 
 SUFFIXES = (".csv", ".parquet", ".pq")
@@ -51,7 +51,7 @@ class FileTable:
         """
         if column not in self.columns:
             then = f"; {remedy}" if remedy else ""
-            raise ConfigError(f"{self.path} has no column {column!r}; its columns are {', '.join(self.columns)}{then}.")
+            raise ConfigError(f"{self.path} has no column {column!r}; {nearest(column, self.columns)}{then}.")
         return list(self.table[column].to_pylist())
 
     def numbers(self, column: str, remedy: str = "") -> list[float]:
@@ -88,7 +88,7 @@ class FileTable:
         value = read(cell)
         if value is None:
             got = "nothing" if cell is None or cell == "" else repr(cell)
-            then = "write it without thousands separators" if _has_thousands(cell) else ""
+            then = "write it without thousands separators" if has_thousands(cell) else ""
             raise ConfigError(
                 f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}"
                 f"{f': {then}' if then else ''}."
@@ -136,7 +136,22 @@ def _csv(content: bytes) -> pa.Table:
             raise pa.ArrowInvalid(
                 f"its columns are separated by {name}; save it with commas between columns and points in decimals"
             )
-    table = csv.read_csv(BytesIO(content))
+    ragged: list[Any] = []
+
+    def skip(row: Any) -> str:  # noqa: ANN401 - pyarrow's InvalidRow
+        ragged.append(row)
+        return "skip"
+
+    # Rows are numbered by one thread only.
+    table = csv.read_csv(
+        BytesIO(content), csv.ReadOptions(use_threads=False), csv.ParseOptions(invalid_row_handler=skip)
+    )
+    if ragged:
+        first = ragged[0]
+        raise pa.ArrowInvalid(
+            f"row {first.number - 1} has {first.actual_columns} cells where the header has {first.expected_columns} "
+            "(a number with a comma in it is two cells)"
+        )
     return table.rename_columns([name.strip() for name in table.column_names])
 
 
@@ -165,15 +180,6 @@ def _is_gap(cell: object) -> bool:
     if isinstance(cell, str):
         return cell.strip().lower() in ("", "null", "none", "nan")
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
-
-
-def _has_thousands(cell: object) -> bool:
-    """Whether a text is a number but for its thousands separators.
-
-    >>> _has_thousands("1,024"), _has_thousands("1 024.5"), _has_thousands("1,2"), _has_thousands(1024)
-    (True, True, False, False)
-    """
-    return isinstance(cell, str) and re.fullmatch(r"\s*[+-]?\d{1,3}([, '_]\d{3})+(\.\d*)?\s*", cell) is not None
 
 
 def _whole(cell: object, least: int) -> int | None:
