@@ -66,6 +66,7 @@ class Multiverse:
         moves_most: the dimension with the largest factor; None where no dimension has two levels.
         unbounded: rows whose batch is 0 or inf; they are in no factor.
         left_out: (target, crossing, why there is no row).
+        notes: one sentence for each dimension that is not varied, and why.
     """
 
     rows: tuple[Choice, ...]
@@ -74,6 +75,7 @@ class Multiverse:
     moves_most: str | None
     unbounded: int
     left_out: tuple[tuple[float | None, str, str], ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: what is not bounded is None."""
