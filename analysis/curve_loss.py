@@ -54,10 +54,10 @@ def batch_weights(points: Sequence[BatchPoint]) -> FloatArray:
     """Inverse variance of the mean log steps of each batch over its seeds, shape (J,), 1 on average.
 
     The variance of a few seeds is itself hardly known: two seeds that happen to agree would take over the fit. So a
-    batch's own variance is moderated by what is typical, (f s^2 + 10 s_0^2) / (f + 10), with f its degrees of freedom and
-    s_0^2 the median over batches of log s^2, less its bias (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3, the prior's
-    degrees of freedom set and not fitted). One run has s_0^2. Named outliers and censored runs count in none. Where no
-    batch has a spread the weights are the numbers of runs.
+    batch's own variance is moderated by what is typical, (f s^2 + 10 s_0^2) / (f + 10), with f its degrees of freedom
+    and s_0^2 the median over batches of log s^2, less its bias (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3, with the
+    prior's degrees of freedom set and not fitted). One run has s_0^2. Named outliers and censored runs count in none.
+    Where no batch has a spread the weights are the numbers of runs.
     """
     logs = [_clean(point) for point in points]
     squares = np.array([((own - own.mean()) ** 2).sum() if own.size else 0.0 for own in logs])

@@ -19,7 +19,7 @@ from analysis.jsonable import json_interval, json_safe
 from analysis.judge import MIN_BATCHES
 from analysis.methods import Methods
 from analysis.multiverse import Multiverse
-from analysis.overhead import Overhead, overhead_of
+from analysis.overhead import Overhead, overhead_of, smallest_measured, unreached_reference
 from analysis.regimes import regimes
 from analysis.shape import FLATTEST, STEEPEST, fit_shape
 from analysis.sweep import Sweep, group_text
@@ -178,7 +178,8 @@ def joined(
     left_out: Sequence[str],
 ) -> SweepFit:
     """A curve with everything else that its points and runs say."""
-    reference = options.reference_batch or (points[0].batch_size if points else 1)
+    reference = options.reference_batch or smallest_measured(sweep.runs)
+    unreached = None if options.reference_batch or curve is None else unreached_reference(sweep.runs, points)
     exponent, exponent_interval = _shape(sweep, points, options)
     equal = equal_samples_fit(sweep, options)
     return SweepFit(
@@ -188,11 +189,11 @@ def joined(
         curve=curve,
         reason=equal.reason if equal else curve.reason if curve else why_none,
         answer=answer if equal is None else equal_samples_answer(sweep, equal),
-        overhead=None if curve is None else overhead_of(curve, reference, options.delta),
+        overhead=None if curve is None or unreached else overhead_of(curve, reference, options.delta),
         shape_exponent=exponent,
         shape_exponent_interval=exponent_interval,
         regimes=_regimes(points, curve),
-        left_out=tuple(left_out),
+        left_out=(*left_out, *((unreached,) if unreached else ())),
         equal_samples=equal,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from analysis.fit_options import FitOptions
 from analysis.fits import SweepFit, fit_sweep
 from analysis.jsonable import json_interval, json_safe
+from analysis.overhead import smallest_measured
 from analysis.scaling_law import FittedGroup, ScalingLaw, scaling_law
 from analysis.scaling_table import NO_NUMBER, fitted_groups, table_of_fits
 from analysis.sources import Source, load_sweeps
@@ -173,8 +174,8 @@ def _with_absent_named(laws: Sequence[GroupLaw]) -> tuple[GroupLaw, ...]:
     )
 
 
-Member = tuple[dict[str, GroupValue], FittedGroup, float | None]
-"""What tells a law from others, a group under the curve's definition, its smallest measured batch."""
+Member = tuple[dict[str, GroupValue], FittedGroup, tuple[int, bool] | None]
+"""What tells a law from others, a group under the curve's definition, (its smallest batch, whether that reached)."""
 
 
 def _laws(members: Iterable[Member], options: LawOptions, paths: tuple[str, ...]) -> tuple[GroupLaw, ...]:
@@ -187,12 +188,7 @@ def _laws(members: Iterable[Member], options: LawOptions, paths: tuple[str, ...]
 def _law(group: dict[str, GroupValue], members: list[Member], options: LawOptions, paths: tuple[str, ...]) -> GroupLaw:
     groups, overhead = tuple(g for _, g, _ in members), None
     if options.definition == "overhead":
-        smallest = [batch for _, _, batch in members if batch is not None]
-        reference = options.fit.reference_batch or (min(smallest) if smallest else None)
-        if reference is None:
-            raise ConfigError(
-                "--definition overhead of a table of fits needs --reference-batch; Zhang et al. take 256."
-            )
+        reference = options.fit.reference_batch or _smallest([measured for _, _, measured in members])
         overhead = (options.fit.delta, float(reference))
         groups = tuple(_under_overhead(g, *overhead) for g in groups)
     law = scaling_law(
@@ -205,6 +201,24 @@ def _law(group: dict[str, GroupValue], members: list[Member], options: LawOption
     if TARGET in options.against:
         law = replace(law, warnings=(*law.warnings, _SHARED_RUNS))
     return GroupLaw(group=group, law=law, groups=groups, overhead=overhead, sources=paths)
+
+
+def _smallest(measured: Sequence[tuple[int, bool] | None]) -> int:
+    """The smallest batch measured in any group.
+
+    Raises:
+        ConfigError: nothing says it, or no run of it reached the target.
+    """
+    known = [each for each in measured if each is not None]
+    if not known:
+        raise ConfigError("--definition overhead of a table of fits needs --reference-batch; Zhang et al. take 256.")
+    smallest = min(batch for batch, _ in known)
+    if not any(reached for batch, reached in known if batch == smallest):
+        raise ConfigError(
+            f"no run at the smallest measured batch, {smallest:,}, reached the target, so there are no steps to scale "
+            "from: name another batch by --reference-batch."
+        )
+    return smallest
 
 
 def _under_overhead(group: FittedGroup, delta: float, reference: float) -> FittedGroup:
@@ -234,7 +248,8 @@ def _of_sweep(fit: SweepFit, against: Sequence[str]) -> Member:
         reason=fit.reason,
     )
     common = {name: value for name, value in values.items() if name not in against}
-    return common, group, fit.points[0].batch_size if fit.points else None
+    smallest = smallest_measured(sweep.runs)
+    return common, group, (smallest, bool(fit.points) and fit.points[0].batch_size == smallest)
 
 
 def _numeric(name: str, value: GroupValue | None) -> float:
