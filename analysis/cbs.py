@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.bootstrap import CONFIDENCE, widened
 from analysis.curve import curve_values, mean_over_batches
+from analysis.curve_fit import CurveFit, unfitted
 from analysis.curve_loss import as_weighted, batch_weights, fit_by_loss, loss_warnings
 from analysis.defaults import Loss
-from analysis.judge import (
-    MIN_BATCHES,
-    FitStatus,
-    bracket_warnings,
-    judge,
-    lr_warnings,
-    seed_noise,
-    seed_warnings,
-)
+from analysis.fit_warnings import bracket_warnings, lr_warnings, seed_warnings
+from analysis.judge import MIN_BATCHES, FitStatus, judge, seed_noise
 from analysis.spread import linear_weights, spread_of
 from analysis.targets import BatchPoint, Run, batch_points
 from scaleexp.errors import ConfigError, NotEnoughDataError
@@ -32,46 +24,6 @@ FloatArray = npt.NDArray[np.float64]
 BAND_POINTS = 41
 ENDS = np.array([-3.0, 3.0])
 """How far [log B] outside the measured batches the weights of a fit are taken; beyond, they hardly change."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurveFit:
-    """Steps-to-target curve S(B) = S_min (1 + B_crit / B), McCandlish et al. 2018 (arXiv:1812.06162).
-
-    Attributes:
-        b_crit: critical batch size [samples]: there a run takes 2 s_min steps and 2 e_min samples.
-        b_crit_interval: (low, high) [samples] at `confidence`; high is inf and low is 0 when the data do not bound it.
-        s_min, s_min_interval: steps needed by an unboundedly large batch.
-        e_min, e_min_interval: samples needed by an unboundedly small one.
-        confidence: of every interval.
-        band: (B, low, high) steps, a few dozen batches: pointwise interval of the fitted curve.
-        n_batches, n_runs, n_censored: batches with a point; runs of their whole LR grid; censored ones among them.
-        rms_log_residual: root mean square of log(measured / fitted) over batches.
-        seed_noise: pooled standard deviation of log steps over seeds within a batch; None with one run per batch.
-        status: ok | misfit | extrapolated | not_identified; ok only with the whole interval inside the measured
-            batches and within a factor 10.
-        reason: one sentence.
-        warnings: one sentence each (edge of the LR grid, censored runs, outliers by name, ...).
-        birge: factor by which intervals are widened because points scatter further than seeds explain; 1 for none.
-    """
-
-    b_crit: float
-    b_crit_interval: tuple[float, float]
-    s_min: float
-    s_min_interval: tuple[float, float]
-    e_min: float
-    e_min_interval: tuple[float, float]
-    confidence: float
-    band: tuple[tuple[float, float, float], ...]
-    n_batches: int
-    n_runs: int
-    n_censored: int
-    rms_log_residual: float
-    seed_noise: float | None
-    status: FitStatus
-    reason: str
-    warnings: tuple[str, ...]
-    birge: float = 1.0
 
 
 def fit_curve(
@@ -205,7 +157,7 @@ def _fit(
     if resamples < 100:
         raise ConfigError(f"an interval needs at least 100 resamples, got {resamples}.")
     if len(points) < MIN_BATCHES:
-        return _unfitted(points, runs, confidence, warnings)
+        return unfitted(points, runs, confidence, warnings)
     b = np.array([point.batch_size for point in points], dtype=np.float64)
     y = np.log([[point.steps for point in points]])
     weights = batch_weights(points)
@@ -254,30 +206,6 @@ def _fit(
         reason=reason,
         warnings=(*warnings, *spread.notes),
         birge=spread.birge,
-    )
-
-
-def _unfitted(
-    points: Sequence[BatchPoint], runs: Sequence[Run], confidence: float, warnings: Sequence[str]
-) -> CurveFit:
-    nothing = (0.0, math.inf)
-    return CurveFit(
-        b_crit=math.nan,
-        b_crit_interval=nothing,
-        s_min=math.nan,
-        s_min_interval=nothing,
-        e_min=math.nan,
-        e_min_interval=nothing,
-        confidence=confidence,
-        band=(),
-        n_batches=len(points),
-        n_runs=len(runs),
-        n_censored=sum(not run.reached for run in runs),
-        rms_log_residual=math.nan,
-        seed_noise=seed_noise(points)[0],
-        status="not_identified",
-        reason=f"a curve of two parameters needs {MIN_BATCHES} batch sizes and {len(points)} reached the target.",
-        warnings=tuple(warnings),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from analysis.budget_resamples import resampled_best
 from analysis.defaults import FitStatus
 from analysis.equal_samples import Trace, budget_of, loss_grids
 from analysis.jsonable import json_interval, json_safe
@@ -172,39 +173,6 @@ def bracket(batches: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
     ladder = np.concatenate([[0.0], batches, [math.inf]])
     count = inside.sum(1)
     return np.stack([ladder[count], ladder[count + 1]], 1)
-
-
-def resampled_best(grids: Sequence[FloatArray], resamples: int, rng: np.random.Generator) -> FloatArray | None:
-    """Best median over LRs of each batch in each resample, shape (R, J); None where no batch has a second seed.
-
-    Args:
-        grids: values of each batch, shape (LRs, seeds), lower being better, inf where diverged and nan where not run. A
-            batch with one seed borrows the spread of the others.
-        resamples: R.
-        rng: of the draws.
-    """
-    if max(grid.shape[1] for grid in grids) < 2:
-        return None
-    rows = np.empty((resamples, len(grids)))
-    pooled = _pooled_deviations(grids)
-    for j, grid in enumerate(grids):
-        seeds = grid.shape[1]
-        picks = rng.integers(seeds, size=(resamples, max(seeds - 1, 1)))
-        rows[:, j] = present_median(grid[:, picks]).min(0)
-        if seeds == 1 and pooled.size:
-            rows[:, j] += rng.choice(pooled, resamples)
-    return rows
-
-
-def _pooled_deviations(grids: Sequence[FloatArray]) -> FloatArray:
-    """Deviations of values from the mean over seeds at each batch's best LR, scaled to the variance of a single run."""
-    found = [np.empty(0)]
-    for grid in grids:
-        values = grid[int(present_median(grid).argmin())]
-        values = values[np.isfinite(values)]
-        if values.size > 1:
-            found.append((values - values.mean()) * math.sqrt(values.size / (values.size - 1)))
-    return np.concatenate(found)
 
 
 def _interval(ends: FloatArray, confidence: float) -> tuple[float, float]:
