@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 from analysis.card import card
-from analysis.defaults import CONFIDENCE, DELTA, EPSILON, Aggregate, Definition
+from analysis.defaults import CONFIDENCE, DELTA, EPSILON, Aggregate, Definition, Loss
 from analysis.fits import FitOptions, SweepFit, fit_sweep
 from analysis.fitting import Fits, fit_sources
 from analysis.output import fit_document
 from analysis.read import StudyLog
 from analysis.read import load as load_study
-from analysis.sources import Source, kind_of, load_sweeps
+from analysis.sources import Source, check_meaning, kind_of, kinds_of, load_sweeps
 from analysis.sources.points import PLAIN, Columns
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis, analyse
@@ -25,13 +25,7 @@ from scaleexp.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyResult(StudyAnalysis):
-    """A study at one target, as `analysis.study.StudyAnalysis`, that shows itself.
-
-    Attributes:
-        options: how it was fitted.
-    """
-
-    options: FitOptions
+    """A study at one target, as `analysis.study.StudyAnalysis`, that shows itself."""
 
     def to_dict(self) -> dict[str, Any]:
         """What `fit --json` prints."""
@@ -77,14 +71,16 @@ def load(
         StorageError: a study that cannot be read.
     """
     columns = _columns(meaning)
-    if kind_of(source, columns.run) == "study":
+    kind = kind_of(source, columns)
+    if kind == "study":
         if columns != PLAIN or target is not None or metric is not None:
             raise ConfigError(
                 "columns and targets are those of a table or of curves, and this source is a study; `analysis.fit` "
                 "groups studies and takes their targets."
             )
         return load_study(source)
-    return load_sweeps([source], columns, targets=() if target is None else (target,), metric=metric)
+    check_meaning({kind}, columns)
+    return load_sweeps([source], columns, targets=() if target is None else (target,), metric=metric, kinds=[kind])
 
 
 def fit(
@@ -94,6 +90,7 @@ def fit(
     metric: str | None = None,
     definition: Definition = "curve",
     aggregate: Aggregate = "robust",
+    loss: Loss = "linear",
     confidence: float = CONFIDENCE,
     seed: int = 0,
     delta: float = DELTA,
@@ -111,6 +108,8 @@ def fit(
         metric: of a study: one that its plan has a target for; its first if None. Of curves: one that is logged.
         definition: which critical batch size.
         aggregate: how the runs of one batch become one cost: robust, median or mean.
+        loss: of the curve's log residuals: linear (plain least squares), huber or weighted (by the inverse variance of
+            each batch's mean over seeds).
         confidence: of every interval.
         seed: of the bootstrap.
         delta: share of more steps of the overhead definition.
@@ -130,6 +129,7 @@ def fit(
     options = FitOptions(
         definition=definition,
         aggregate=aggregate,
+        loss=loss,
         confidence=confidence,
         seed=seed,
         delta=delta,
@@ -144,11 +144,15 @@ def fit(
     if isinstance(source, tuple):
         return Fits(fits=tuple(fit_sweep(sweep, options) for sweep in source))
     columns = _columns(meaning)
-    if more or columns != PLAIN or definition != "curve" or kind_of(source) != "study":
+    kinds = kinds_of([source, *more], columns)
+    if columns != PLAIN or definition != "curve" or kinds != ("study",):
         targets = () if target is None else (target,)
-        return fit_sources([source, *more], options, columns, targets=targets, metric=metric)
-    study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed, aggregate=aggregate)
-    return StudyResult(**{f.name: getattr(study, f.name) for f in fields(study)}, options=options)
+        return fit_sources([source, *more], options, columns, targets=targets, metric=metric, kinds=kinds)
+    study = analyse(
+        source, target=target, metric=metric, confidence=confidence, seed=seed, aggregate=aggregate, loss=loss
+    )
+    values = {f.name: getattr(study, f.name) for f in fields(study)}
+    return StudyResult(**values | {"options": options})
 
 
 def _columns(meaning: Meaning) -> Columns:

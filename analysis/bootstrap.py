@@ -11,11 +11,27 @@ import numpy.typing as npt
 from scipy import special
 
 from analysis.defaults import CONFIDENCE, Aggregate
+from analysis.medians import present_median
 from analysis.targets import BatchPoint, Run, outlying
 
-__all__ = ["CONFIDENCE", "Resamples", "birge_ratio", "resample_seeds", "residual_resamples", "t_over_z", "widened"]
+__all__ = [
+    "CONFIDENCE",
+    "NO_SPREAD",
+    "SCATTER_P",
+    "Resamples",
+    "birge_ratio",
+    "resample_seeds",
+    "residual_resamples",
+    "t_over_z",
+    "widened",
+]
 
 FloatArray = npt.NDArray[np.float64]
+
+NO_SPREAD = 1e-9
+"""Below this standard deviation of log steps the runs do not depend on their seed."""
+SCATTER_P = 0.05
+"""Lack of fit at which the width of an interval rests on the few degrees of freedom of the residuals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +76,7 @@ def resample_seeds(
             continue
         picks = rng.integers(seeds, size=(resamples, seeds - 1))
         sample = grid[:, picks]  # (LR, R, seeds - 1)
-        chosen = _median(sample).argmin(0) if len(grid) > 1 else np.zeros(resamples, dtype=np.int64)
+        chosen = present_median(sample).argmin(0) if len(grid) > 1 else np.zeros(resamples, dtype=np.int64)
         value = _aggregate(sample[chosen, np.arange(resamples)], point.aggregate)
         full = _aggregate(grid, point.aggregate)[chosen]
         # A resample of censored runs alone has no value: it keeps the measured one.
@@ -101,19 +117,10 @@ def _pooled_deviations(points: Sequence[BatchPoint]) -> FloatArray:
     return np.concatenate(deviations)
 
 
-def _median(values: FloatArray) -> FloatArray:
-    """Median over the last axis; nan is absent, and nothing present is inf."""
-    ordered = np.sort(values, axis=-1)  # nan last, inf before it
-    present = (~np.isnan(values)).sum(-1, keepdims=True)
-    low = np.take_along_axis(ordered, np.maximum(present - 1, 0) // 2, -1)
-    high = np.take_along_axis(ordered, np.minimum(present // 2, values.shape[-1] - 1), -1)
-    return np.asarray(np.where(present > 0, 0.5 * (low + high), np.inf)[..., 0])
-
-
 def _aggregate(values: FloatArray, aggregate: Aggregate) -> FloatArray:
     """As `targets.aggregate_steps`, of log steps, over the last axis; the median where a run is censored."""
     if aggregate == "median":
-        return _median(values)
+        return present_median(values)
     present = ~np.isnan(values)
     censored = np.isinf(values).any(-1)
     count = present.sum(-1)
@@ -123,7 +130,7 @@ def _aggregate(values: FloatArray, aggregate: Aggregate) -> FloatArray:
         mean = np.log(np.where(total > 0.0, total / np.maximum(count, 1), np.inf))
     else:
         mean = np.where(count > 0, np.where(known, values, 0.0).sum(-1) / np.maximum(count, 1), np.inf)
-    return np.asarray(np.where(censored, _median(values), mean) if censored.any() else mean)
+    return np.asarray(np.where(censored, present_median(values), mean) if censored.any() else mean)
 
 
 def residual_resamples(
@@ -137,18 +144,19 @@ def residual_resamples(
     return np.asarray(fitted + scale * rng.choice(residuals - residuals.mean(), (resamples, residuals.size)))
 
 
-def birge_ratio(residuals: FloatArray, rows: FloatArray) -> float:
+def birge_ratio(residuals: FloatArray, rows: FloatArray, parameters: int = 2) -> float:
     """max(1, residual scatter over the scatter that the resamples show), pooled over batches (Birge 1932).
 
     Args:
-        residuals: log(measured / fitted), shape (J,), two parameters fitted.
+        residuals: log(measured / fitted), shape (J,).
         rows: resampled log steps, shape (R, J).
+        parameters: that were fitted.
 
     >>> birge_ratio(np.array([0.2, -0.2, -0.2, 0.2]), np.array([[0.1] * 4, [-0.1] * 4]))
     2.8284271247461903
     """
     explained = float(rows.var(0).mean())
-    scatter = float((residuals**2).sum()) / max(residuals.size - 2, 1)
+    scatter = float((residuals**2).sum()) / max(residuals.size - parameters, 1)
     return max(1.0, math.sqrt(scatter / explained)) if explained > 0.0 else 1.0
 
 

@@ -16,6 +16,11 @@ from analysis.targets import BatchPoint
 from analysis.wording import count, interval, number, percent, unit_plural
 from scaleexp.laws import steps_to_target
 
+_LOSSES = {
+    "huber": "Huber's: batches far off the curve count by their distance, not by its square",
+    "weighted": "least squares weighted by the inverse variance of each batch's mean over seeds",
+}
+
 
 def card(study: StudyAnalysis, fit: SweepFit | None = None) -> str:
     """A study at one target, in lines.
@@ -90,6 +95,7 @@ def _fit_lines(fit: SweepFit) -> list[str]:
         f"status  {curve.status.replace('_', ' ')}: {curve.reason}",
         *(f"{name:<7} {text}" for name, text in parameter_rows(fit)),
         *_regime_lines(fit),
+        *([f"loss    {_LOSSES[fit.options.loss]}"] if fit.options.loss in _LOSSES else []),
         f"used    {curve.n_batches} batch sizes, {curve.n_runs} runs, {curve.n_censored} of them censored; "
         f"{_noise_of(curve)}",
     ]

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.bootstrap import CONFIDENCE, widened
-from analysis.curve import curve_values, fit_curves
-from analysis.judge import (
-    MIN_BATCHES,
-    FitStatus,
-    bracket_warnings,
-    judge,
-    lr_warnings,
-    seed_noise,
-    seed_warnings,
-)
+from analysis.curve import curve_values, mean_over_batches
+from analysis.curve_fit import CurveFit, unfitted
+from analysis.curve_loss import as_weighted, batch_weights, fit_by_loss, loss_warnings
+from analysis.defaults import Loss
+from analysis.fit_warnings import bracket_warnings, lr_warnings, seed_warnings
+from analysis.judge import MIN_BATCHES, FitStatus, judge, seed_noise
 from analysis.spread import linear_weights, spread_of
 from analysis.targets import BatchPoint, Run, batch_points
 from scaleexp.errors import ConfigError, NotEnoughDataError
@@ -32,46 +26,6 @@ ENDS = np.array([-3.0, 3.0])
 """How far [log B] outside the measured batches the weights of a fit are taken; beyond, they hardly change."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurveFit:
-    """Steps-to-target curve S(B) = S_min (1 + B_crit / B), McCandlish et al. 2018 (arXiv:1812.06162).
-
-    Attributes:
-        b_crit: critical batch size [samples]: there a run takes 2 s_min steps and 2 e_min samples.
-        b_crit_interval: (low, high) [samples] at `confidence`; high is inf and low is 0 when the data do not bound it.
-        s_min, s_min_interval: steps needed by an unboundedly large batch.
-        e_min, e_min_interval: samples needed by an unboundedly small one.
-        confidence: of every interval.
-        band: (B, low, high) steps, a few dozen batches: pointwise interval of the fitted curve.
-        n_batches, n_runs, n_censored: batches with a point; runs of their whole LR grid; censored ones among them.
-        rms_log_residual: root mean square of log(measured / fitted) over batches.
-        seed_noise: pooled standard deviation of log steps over seeds within a batch; None with one run per batch.
-        status: ok | misfit | extrapolated | not_identified; ok only with the whole interval inside the measured
-            batches and within a factor 10.
-        reason: one sentence.
-        warnings: one sentence each (edge of the LR grid, censored runs, outliers by name, ...).
-        birge: factor by which intervals are widened because points scatter further than seeds explain; 1 for none.
-    """
-
-    b_crit: float
-    b_crit_interval: tuple[float, float]
-    s_min: float
-    s_min_interval: tuple[float, float]
-    e_min: float
-    e_min_interval: tuple[float, float]
-    confidence: float
-    band: tuple[tuple[float, float, float], ...]
-    n_batches: int
-    n_runs: int
-    n_censored: int
-    rms_log_residual: float
-    seed_noise: float | None
-    status: FitStatus
-    reason: str
-    warnings: tuple[str, ...]
-    birge: float = 1.0
-
-
 def fit_curve(
     points: Sequence[BatchPoint],
     runs: Sequence[Run] | None = None,
@@ -79,11 +33,13 @@ def fit_curve(
     confidence: float = CONFIDENCE,
     resamples: int = 1000,
     seed: int = 0,
+    loss: Loss = "linear",
 ) -> CurveFit:
     """Fit the curve to one aggregate per batch, with intervals from a bootstrap over seeds.
 
     Least squares in log space, batches unweighted: what the curve fails to describe is the same at every batch, and
-    would outweigh the seed noise at batches with many seeds. `analysis.bootstrap` draws the resamples.
+    would outweigh the seed noise at batches with many seeds; `analysis.curve_loss` has the other losses.
+    `analysis.bootstrap` draws the resamples.
 
     The bootstrap's deviations of log B_crit are widened by two factors:
 
@@ -101,6 +57,8 @@ def fit_curve(
         confidence: of every interval, in (0, 1).
         resamples: bootstrap resamples.
         seed: of the bootstrap.
+        loss: of the log residuals: linear (plain least squares), huber, or weighted by the inverse variance of the mean
+            of each batch over its seeds.
 
     Raises:
         NotEnoughDataError: no batch reached the target.
@@ -115,7 +73,13 @@ def fit_curve(
         confidence,
         resamples,
         seed,
-        warnings=(*seed_warnings(points), *lr_warnings(points), *bracket_warnings(points)),
+        loss,
+        warnings=(
+            *seed_warnings(points),
+            *loss_warnings(points, loss),
+            *lr_warnings(points),
+            *bracket_warnings(points),
+        ),
     )
 
 
@@ -160,7 +124,7 @@ def fit_points(
     )
     runs = [
         Run(
-            key=f"row {i}",
+            key=f"row {i + 1}",
             seed=which[i],
             batch_size=round(b[i]),
             workers=1,
@@ -175,7 +139,8 @@ def fit_points(
     points, _ = batch_points(runs)
     if not points:
         raise NotEnoughDataError("the table has no row, so there is no curve to fit.")
-    return _fit(points, runs, confidence, resamples, seed, warnings=(*seed_warnings(points), *lr_warnings(points)))
+    warnings = (*seed_warnings(points), *lr_warnings(points))
+    return _fit(points, runs, confidence, resamples, seed, "linear", warnings=warnings)
 
 
 def _fit(
@@ -184,6 +149,7 @@ def _fit(
     confidence: float,
     resamples: int,
     seed: int,
+    loss: Loss,
     warnings: Sequence[str],
 ) -> CurveFit:
     if not 0.0 < confidence < 1.0:
@@ -191,20 +157,26 @@ def _fit(
     if resamples < 100:
         raise ConfigError(f"an interval needs at least 100 resamples, got {resamples}.")
     if len(points) < MIN_BATCHES:
-        return _unfitted(points, runs, confidence, warnings)
+        return unfitted(points, runs, confidence, warnings)
     b = np.array([point.batch_size for point in points], dtype=np.float64)
     y = np.log([[point.steps for point in points]])
-    beta, log_s_min = fit_curves(b, y)
-    residuals = (y - curve_values(b, y, beta, b))[0]
+    weights = batch_weights(points)
+    beta, log_s_min, weighed = fit_by_loss(loss, b, y, weights)
+    residuals = (y - curve_values(b, y, beta, b, weighed))[0]
     noise = seed_noise(points)
     spread = spread_of(points, runs, y[0] - residuals, residuals, noise, resamples, np.random.default_rng(seed))
     rows, lift = spread.log_steps, spread.lift
-    betas, log_s_mins = fit_curves(b, rows)
-    log_e_min, log_e_mins = _log_e_min(b, y, beta, log_s_min), _log_e_min(b, rows, betas, log_s_mins)
+    if loss == "weighted":
+        rows = as_weighted(rows, weights)
+    betas, log_s_mins, weighed_rows = fit_by_loss(loss, b, rows, weights)
+    log_e_min = _log_e_min(b, y, beta, log_s_min, weighed)
+    log_e_mins = _log_e_min(b, rows, betas, log_s_mins, weighed_rows)
     at = np.geomspace(b.min(), b.max(), BAND_POINTS)
-    weights = linear_weights(b, float(np.clip(beta[0], *(np.log(b[[0, -1]]) + ENDS))), at)
-    stretch = spread.stretch(weights, confidence)
-    band = widened(curve_values(b, y, beta, at)[0], curve_values(b, rows, betas, at), confidence, stretch[3:])
+    centre = float(np.clip(beta[0], *(np.log(b[[0, -1]]) + ENDS)))
+    rests_on = linear_weights(b, centre, at, None if weighed is None else weighed[0])
+    stretch = spread.stretch(rests_on, confidence)
+    of_rows = curve_values(b, rows, betas, at, weighed_rows)
+    band = widened(curve_values(b, y, beta, at, weighed)[0], of_rows, confidence, stretch[3:])
     b_crit = float(np.exp(beta[0]))
     interval = _interval(beta, betas, confidence, stretch[0])
     status, reason = judge(
@@ -213,7 +185,7 @@ def _fit(
         interval=interval,
         confidence=confidence,
         residuals=residuals,
-        freedom=float(spread.degrees(weights)[0]),
+        freedom=float(spread.degrees(rests_on)[0]),
         noise=noise,
     )
     return CurveFit(
@@ -237,33 +209,11 @@ def _fit(
     )
 
 
-def _unfitted(
-    points: Sequence[BatchPoint], runs: Sequence[Run], confidence: float, warnings: Sequence[str]
-) -> CurveFit:
-    nothing = (0.0, math.inf)
-    return CurveFit(
-        b_crit=math.nan,
-        b_crit_interval=nothing,
-        s_min=math.nan,
-        s_min_interval=nothing,
-        e_min=math.nan,
-        e_min_interval=nothing,
-        confidence=confidence,
-        band=(),
-        n_batches=len(points),
-        n_runs=len(runs),
-        n_censored=sum(not run.reached for run in runs),
-        rms_log_residual=math.nan,
-        seed_noise=seed_noise(points)[0],
-        status="not_identified",
-        reason=f"a curve of two parameters needs {MIN_BATCHES} batch sizes and {len(points)} reached the target.",
-        warnings=tuple(warnings),
-    )
-
-
-def _log_e_min(b: FloatArray, rows: FloatArray, beta: FloatArray, log_s_min: FloatArray) -> FloatArray:
+def _log_e_min(
+    b: FloatArray, rows: FloatArray, beta: FloatArray, log_s_min: FloatArray, weights: FloatArray | None
+) -> FloatArray:
     """Log E_min = log S_min + log B_crit; the constant E of a linear curve, and -inf for a flat one."""
-    linear = (rows + np.log(b)).mean(1)
+    linear = mean_over_batches(rows + np.log(b), weights)
     with np.errstate(invalid="ignore"):  # -inf + inf, replaced
         return np.where(beta == np.inf, linear, log_s_min + beta)
 

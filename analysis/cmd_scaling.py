@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Unpack
 
 import click
 
-from analysis.cmd_fit import fit
-from analysis.defaults import CONFIDENCE, DELTA, Aggregate
-
-_OF_THE_SOURCE = (
-    "batch_column",
-    "steps_column",
-    "samples_column",
-    "cost_column",
-    "unit",
-    "run_column",
-    "run_pattern",
-    "batch_size",
-    "lr",
-    "direction",
-    "targets",
-    "metric",
-    "aggregate",
-)
-"""Options that say how a source is read and a group is fitted, as `fit` has them."""
+from analysis.defaults import CONFIDENCE, DELTA
+from analysis.source_options import Said, columns_of, names_of, source_options
 
 
 @click.command()
@@ -40,6 +23,7 @@ _OF_THE_SOURCE = (
 @click.option("--confidence", type=float, default=CONFIDENCE, show_default=True, help="Of every interval.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its schema ships in analysis/schemas.")
+@source_options
 def scaling(
     sources: tuple[str, ...],
     against: str,
@@ -50,19 +34,7 @@ def scaling(
     confidence: float,
     seed: int,
     as_json: bool,
-    batch_column: str,
-    steps_column: str | None,
-    samples_column: str | None,
-    cost_column: str | None,
-    unit: str | None,
-    run_column: str | None,
-    run_pattern: str | None,
-    batch_size: int | None,
-    lr: float | None,
-    direction: Literal["min", "max"],
-    targets: tuple[float, ...],
-    metric: str | None,
-    aggregate: Aggregate,
+    **said: Unpack[Said],
 ) -> None:
     """Fit how the critical batch size grows with model size, data or target, a power law over groups of SOURCE.
 
@@ -71,32 +43,17 @@ def scaling(
     """
     from analysis.fit_options import FitOptions
     from analysis.scaling import LawOptions, document, laws_of
-    from analysis.sources.points import Columns
 
     options = FitOptions(
-        aggregate=aggregate, confidence=confidence, seed=seed, delta=overhead, reference_batch=reference_batch
+        aggregate=said["aggregate"],
+        loss=said["loss"],
+        confidence=confidence,
+        seed=seed,
+        delta=overhead,
+        reference_batch=reference_batch,
     )
-    columns = Columns(
-        group_by=_names(group_by),
-        batch=batch_column,
-        steps=steps_column,
-        samples=samples_column,
-        cost=cost_column,
-        unit=unit,
-        run=run_column,
-        batch_size=batch_size,
-        lr=lr,
-        run_pattern=run_pattern,
-        direction=direction,
-    )
-    wanted = LawOptions(against=_names(against), definition=definition, fit=options)
-    laws = laws_of(sources, wanted, columns, targets=targets, metric=metric)
+    wanted = LawOptions(against=names_of(against), definition=definition, fit=options)
+    columns = columns_of(group_by, said)
+    laws = laws_of(sources, wanted, columns, targets=said["targets"], metric=said["metric"])
     text = "\n\n".join(law.text() for law in laws)
     click.echo(json.dumps(document(laws), indent=2, allow_nan=False) if as_json else text)
-
-
-scaling.params += [param for param in fit.params if param.name in _OF_THE_SOURCE]
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())

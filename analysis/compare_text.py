@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
+from analysis.card import aligned
 from analysis.cbs import CurveFit
 from analysis.compare import PARAMETERS, Comparison, Ratio
 from analysis.output import json_safe
@@ -92,7 +93,7 @@ def _parameters(found: Comparison) -> list[str]:
                 "steps" if name == "s_min" else unit,
             ]
         )
-    return _table(rows)
+    return aligned(rows, words=range(len(rows[0])))
 
 
 def _estimate(fit: CurveFit | None, name: str) -> str:
@@ -106,19 +107,14 @@ def _steps(found: Comparison) -> list[str]:
         return ["No batch size has steps to target in both."]
     rows = [["batch", "steps A", "steps B", "B/A"]]
     rows += [[count(batch), number(a, 4), number(b, 4), number(b / a)] for batch, a, b in found.steps]
-    return _table(rows)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned(rows, words=range(len(rows[0])))
 
 
 def _differences(found: Sequence[Difference], none: str) -> list[str]:
     if not found:
         return [f"  {none}"]
     rows = [["", "A", "B"], *([d.field, _value(d.a), _value(d.b)] for d in found)]
-    return [f"  {line}" for line in _table(rows)]
+    return [f"  {line}" for line in aligned(rows, words=range(len(rows[0])))]
 
 
 def _value(value: object) -> str:

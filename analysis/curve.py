@@ -52,7 +52,13 @@ def fit_curves(batch_sizes: FloatArray, log_steps: FloatArray) -> tuple[FloatArr
     return log_b_crit, np.where(at == grid.size - 1, -np.inf, log_s_min)
 
 
-def curve_values(batch_sizes: FloatArray, log_steps: FloatArray, log_b_crit: FloatArray, at: FloatArray) -> FloatArray:
+def curve_values(
+    batch_sizes: FloatArray,
+    log_steps: FloatArray,
+    log_b_crit: FloatArray,
+    at: FloatArray,
+    weights: FloatArray | None = None,
+) -> FloatArray:
     """Log S of fitted curves at other batch sizes, flat and linear ones included.
 
     Args:
@@ -60,14 +66,20 @@ def curve_values(batch_sizes: FloatArray, log_steps: FloatArray, log_b_crit: Flo
         log_steps: what was fitted, shape (R, J).
         log_b_crit: from `fit_curves`, shape (R,).
         at: B to evaluate at, shape (K,).
+        weights: that it was fitted with, shape (R, J); all alike if None.
 
     Returns:
         Shape (R, K).
     """
     log_b = np.log(batch_sizes)
     beta = np.clip(log_b_crit, log_b.min() - np.log(REACH), log_b.max() + np.log(REACH))
-    log_s_min = (log_steps - _shape(beta, log_b)).mean(1)
+    log_s_min = mean_over_batches(log_steps - _shape(beta, log_b), weights)
     return np.asarray(log_s_min[:, None] + _shape(beta, np.log(at)))
+
+
+def mean_over_batches(rows: FloatArray, weights: FloatArray | None = None) -> FloatArray:
+    """Weighted mean over the last axis, the plain one without weights."""
+    return np.asarray(rows.mean(1) if weights is None else np.average(rows, axis=1, weights=weights))
 
 
 def _shape(log_b_crit: FloatArray, log_b: FloatArray) -> FloatArray:

@@ -10,6 +10,11 @@ Aggregate = Literal["robust", "median", "mean"]
 
 AGGREGATES: tuple[Aggregate, ...] = ("robust", "median", "mean")
 
+Loss = Literal["linear", "huber", "weighted"]
+"""What least squares of the curve minimises; `analysis.curve_loss` computes it."""
+
+LOSSES: tuple[Loss, ...] = ("linear", "huber", "weighted")
+
 Definition = Literal["curve", "equal-samples", "branched"]
 """Which critical batch size: of the steps-to-target curve, of the loss at equal samples, or of branches from there."""
 

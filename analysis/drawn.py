@@ -174,7 +174,7 @@ def lr_grid(study: StudyAnalysis) -> LrGrid:
 
 def lr_law(study: StudyAnalysis) -> tuple[LrLaw, Pairs] | None:
     """The power law of the optimal learning rate and (B [samples], LR) along it; None where it is not identified."""
-    law = fit_lr_law(study.points, confidence=study.fit.confidence if study.fit else 0.9)
+    law = fit_lr_law(study.points, confidence=study.options.confidence)
     if law.status != "ok":
         return None
     known = [float(p.batch_size) for p in study.points if p.lr_optimum is not None]

@@ -11,6 +11,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from analysis.medians import present_median
 from analysis.wording import count
 from scaleexp.errors import ConfigError
 
@@ -121,9 +122,8 @@ def loss_grids(traces: Sequence[Trace], budget: float, sign: float) -> tuple[Los
         for t in of_batch:
             value = math.inf if _lost(t) else sign * value_at(t.samples, t.values, budget)
             values[lrs.index(t.lr), seeds.index(t.seed)] = value
-        # A median that skips runs which are not there; a row always has one.
-        medians = [float(np.median(row[~np.isnan(row)])) for row in values]
-        grids.append(LossGrid(batch_size=batch_size, lrs=tuple(lrs), values=values, chosen=int(np.argmin(medians))))
+        chosen = int(present_median(values).argmin())
+        grids.append(LossGrid(batch_size=batch_size, lrs=tuple(lrs), values=values, chosen=chosen))
     return tuple(grids)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from analysis.bootstrap import NO_SPREAD
 from analysis.fits import SweepFit
 from analysis.methods import Methods, Used, methods
-from analysis.spread import NO_SPREAD
 from analysis.study import StudyAnalysis
 from analysis.sweep import group_text
 from analysis.targets import outlier_runs
@@ -36,6 +36,7 @@ def used_by(fit: SweepFit, study: StudyAnalysis | None = None) -> Used:
         n_censored=sum(not run.reached for run in sweep.runs),
         n_outliers=sum(len(outlier_runs(point)) for point in fit.points),
         aggregate=options.aggregate,
+        loss=options.loss,
         confidence=options.confidence,
         unit=unit,
         metric=sweep.metric or None,

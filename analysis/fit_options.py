@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from analysis.defaults import AGGREGATES, CONFIDENCE, DEFINITIONS, DELTA, EPSILON, Aggregate, Definition
+from analysis.defaults import (
+    AGGREGATES,
+    CONFIDENCE,
+    DEFINITIONS,
+    DELTA,
+    EPSILON,
+    LOSSES,
+    Aggregate,
+    Definition,
+    Loss,
+)
 from scaleexp.errors import ConfigError
 
 
@@ -16,10 +26,11 @@ class FitOptions:
     Attributes:
         definition: which critical batch size.
         aggregate: how the runs of one batch become one cost, as in `targets.aggregate_steps`.
+        loss: of the curve's log residuals, as in `curve_loss.fit_by_loss`.
         confidence: of every interval, in (0, 1).
         seed: of the bootstrap.
         delta: share of more steps of the overhead definition.
-        reference_batch: of the overhead definition [samples]; the smallest batch with a point if None.
+        reference_batch: of the overhead definition [samples]; the smallest measured one if None.
         epsilon: loss that counts as equal: a share, of the definition at equal samples; in its unit, of the branched.
         half_life: of the smoothing of the curves of branches [samples]; a tenth of their window if None.
 
@@ -29,6 +40,7 @@ class FitOptions:
 
     definition: Definition = "curve"
     aggregate: Aggregate = "robust"
+    loss: Loss = "linear"
     confidence: float = CONFIDENCE
     seed: int = 0
     delta: float = DELTA
@@ -41,6 +53,8 @@ class FitOptions:
             raise ConfigError(f"the definition must be {' or '.join(DEFINITIONS)}, got {self.definition!r}.")
         if self.aggregate not in AGGREGATES:
             raise ConfigError(f"the aggregate must be one of {', '.join(AGGREGATES)}, got {self.aggregate!r}.")
+        if self.loss not in LOSSES:
+            raise ConfigError(f"the loss must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
         if not 0.0 < self.confidence < 1.0:
             raise ConfigError(
                 f"--confidence must lie between 0 and 1, got {self.confidence:g}; {CONFIDENCE:g} is usual."

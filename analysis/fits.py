@@ -8,25 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.answers import answer_text
 from analysis.branched_fit import branched_answer, branched_fit
 from analysis.cbs import CurveFit, FitStatus, fit_curve
 from analysis.equal_fit import equal_samples_answer, equal_samples_fit, instead_entry
 from analysis.fit_entries import overhead_entry, point_entry
 from analysis.fit_options import DEFAULTS
 from analysis.fit_options import FitOptions as FitOptions
+from analysis.fit_parts import answer_of, censored_of, regimes_of, shape_of
 from analysis.fixed_budget import FixedBudget
 from analysis.jsonable import json_interval, json_safe
 from analysis.judge import MIN_BATCHES
 from analysis.local_batch import LocalBatch
 from analysis.methods import Methods
 from analysis.multiverse import Multiverse
-from analysis.overhead import Overhead, overhead_of
-from analysis.regimes import regimes
-from analysis.shape import FLATTEST, STEEPEST, fit_shape
-from analysis.sweep import Sweep, group_text
+from analysis.overhead import Overhead, overhead_of, smallest_measured, unreached_reference
+from analysis.sweep import Sweep
 from analysis.targets import BatchPoint, batch_points
-from analysis.wording import interval, number, percent, sign, unit_plural
+from analysis.wording import interval, number, percent, unit_plural
 from scaleexp import __version__
 
 _NUMBERS = ("b_crit", "s_min", "e_min")
@@ -123,6 +121,7 @@ class SweepFit:
                 "cost_unit": sweep.cost_unit,
                 "definition": self.options.definition,
                 "aggregate": self.options.aggregate,
+                "loss": self.options.loss,
                 "answer": self.answer,
                 **found,
                 "confidence": self.options.confidence,
@@ -165,7 +164,7 @@ def fit_sweep(sweep: Sweep, options: FitOptions = DEFAULTS) -> SweepFit:
     """
     points, missing = batch_points(sweep.runs, options.aggregate)
     curve = (
-        fit_curve(points, sweep.runs, confidence=options.confidence, seed=options.seed)
+        fit_curve(points, sweep.runs, confidence=options.confidence, seed=options.seed, loss=options.loss)
         if len(points) >= MIN_BATCHES
         else None
     )
@@ -174,8 +173,8 @@ def fit_sweep(sweep: Sweep, options: FitOptions = DEFAULTS) -> SweepFit:
         f"{reached} of {len(sweep.runs)} runs reached the target, which gives {len(points)} of the {MIN_BATCHES} batch "
         "sizes that a curve needs."
     )
-    left_out = (*sweep.problems, *_censored(sweep), *(sentence for _, sentence in missing))
-    return joined(sweep, options, points, curve, why_none, _answer(sweep, curve, why_none), left_out)
+    left_out = (*sweep.problems, *censored_of(sweep), *(sentence for _, sentence in missing))
+    return joined(sweep, options, points, curve, why_none, answer_of(sweep, curve, why_none), left_out)
 
 
 def joined(
@@ -188,8 +187,9 @@ def joined(
     left_out: Sequence[str],
 ) -> SweepFit:
     """A curve with everything else that its points and runs say."""
-    reference = options.reference_batch or (points[0].batch_size if points else 1)
-    exponent, exponent_interval = _shape(sweep, points, options)
+    reference = options.reference_batch or smallest_measured(sweep.runs)
+    unreached = None if options.reference_batch or curve is None else unreached_reference(sweep.runs, points)
+    exponent, exponent_interval = shape_of(sweep, points, options)
     equal, local = equal_samples_fit(sweep, options), branched_fit(sweep, options)
     other = equal or local
     if equal:
@@ -203,40 +203,14 @@ def joined(
         curve=curve,
         reason=other.reason if other else curve.reason if curve else why_none,
         answer=answer,
-        overhead=None if curve is None else overhead_of(curve, reference, options.delta),
+        overhead=None if curve is None or unreached else overhead_of(curve, reference, options.delta),
         shape_exponent=exponent,
         shape_exponent_interval=exponent_interval,
-        regimes=_regimes(points, curve),
-        left_out=tuple(left_out),
+        regimes=regimes_of(points, curve),
+        left_out=(*left_out, *((unreached,) if unreached else ())),
         equal_samples=equal,
         branched=local,
     )
-
-
-def _shape(
-    sweep: Sweep, points: Sequence[BatchPoint], options: FitOptions
-) -> tuple[float | None, tuple[float, float] | None]:
-    """(exponent, interval) of the free shape; None where too few batches gave a point."""
-    batches, costs = [point.batch_size for point in points], [point.samples for point in points]
-    found = fit_shape(
-        batches,
-        costs,
-        runs=sweep.runs,
-        aggregate=options.aggregate,
-        confidence=options.confidence,
-        seed=options.seed,
-    )
-    if found.exponent is None or not FLATTEST * 1.02 < found.exponent < STEEPEST / 1.02:
-        return None, None  # the end of what is searched is no estimate
-    return found.exponent, found.interval
-
-
-def _regimes(points: Sequence[BatchPoint], curve: CurveFit | None) -> Mapping[str, Any] | None:
-    """Where each regime ends; None without two batches to see a slope between."""
-    if len(points) < 2:
-        return None
-    batches, steps = [point.batch_size for point in points], [point.steps for point in points]
-    return regimes(batches, steps, None if curve is None else curve.b_crit).to_dict()
 
 
 # --- words and JSON ---------------------------------------------------------------------------------------------
@@ -274,23 +248,3 @@ def parameter_rows(fit: SweepFit, *, signs: bool = True) -> list[tuple[str, str]
         (name, f"{number(value)} ({interval(*ends)}) {units}{f', {what}' if signs else ''}")
         for name, value, ends, units, what in rows
     ]
-
-
-def _answer(sweep: Sweep, curve: CurveFit | None, why_none: str) -> str:
-    asked = "the critical batch size"
-    if sweep.group:
-        asked += f" of {group_text(sweep.group)}"
-    if sweep.target is not None:
-        how = {"min": sign("min"), "max": sign("max"), None: "at"}[sweep.direction]
-        asked += f" for {sweep.metric or 'the target'} {how} {number(sweep.target, 6)}"
-    then = None if sweep.counts_samples else f"twice the fewest steps and twice the fewest {sweep.cost_unit}"
-    return answer_text(asked, curve, why_none, sweep.unit, then=then)
-
-
-def _censored(sweep: Sweep) -> tuple[str, ...]:
-    censored = sum(not run.reached for run in sweep.runs)
-    if not censored:
-        return ()
-    return (
-        f"{censored} of {len(sweep.runs)} runs never reached the target; they count as slower than where they ended.",
-    )

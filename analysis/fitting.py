@@ -15,7 +15,7 @@ from analysis.multiverse_text import multiverse_lines
 from analysis.output import fit_document, fits_document
 from analysis.read import StudyLog
 from analysis.read import load as load_study
-from analysis.sources import Source, check_meaning, kind_of, load_sweeps, told_apart
+from analysis.sources import Kind, Source, kinds_of, load_sweeps, told_apart
 from analysis.sources.points import PLAIN, Columns
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis, analyse
@@ -73,6 +73,7 @@ def fit_sources(
     metric: str | None = None,
     multiverse: bool = False,
     methods: bool = False,
+    kinds: Sequence[Kind] | None = None,
 ) -> Fits:
     """Fit every group of every source.
 
@@ -86,6 +87,7 @@ def fit_sources(
         metric: for studies, one that the plan has a target for.
         multiverse: whether every fit is to be repeated under other choices.
         methods: whether every fit is to come with a paragraph for a paper.
+        kinds: of the sources, from `kinds_of`, where it was asked already.
 
     Raises:
         ConfigError: arguments or a source that cannot be meant.
@@ -97,16 +99,15 @@ def fit_sources(
             f"--multiverse and --methods are of the curve; --definition {options.definition} tells how it moves with "
             "epsilon."
         )
-    check_meaning(sources, columns)
-    kinds = {kind_of(source, columns.run) for source in sources}
+    kinds = kinds or kinds_of(sources, columns)
     sources = [
-        load_study(each) if isinstance(each, str | Path) and kind_of(each, columns.run) == "study" else each
-        for each in sources
+        load_study(each) if isinstance(each, str | Path) and kind == "study" else each
+        for each, kind in zip(sources, kinds, strict=True)
     ]
-    if columns.group_by or kinds != {"study"} or options.definition == "branched":
+    if columns.group_by or set(kinds) != {"study"} or options.definition == "branched":
         traced, branched = options.definition == "equal-samples", options.definition == "branched"
         sweeps = load_sweeps(
-            sources, columns, targets=targets, metric=metric, with_traces=traced, with_branches=branched
+            sources, columns, targets=targets, metric=metric, with_traces=traced, with_branches=branched, kinds=kinds
         )
         found = Fits(fits=tuple(fit_sweep(sweep, options) for sweep in sweeps))
     else:
@@ -146,6 +147,7 @@ def _whole_studies(
                 confidence=options.confidence,
                 seed=options.seed,
                 aggregate=options.aggregate,
+                loss=options.loss,
             )
             studies.append(study)
             fits.append(study_fit(study, options, group))

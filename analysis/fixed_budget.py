@@ -10,10 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from analysis.budget_resamples import resampled_best
 from analysis.defaults import FitStatus
 from analysis.equal_samples import Trace, budget_of, loss_grids
 from analysis.jsonable import json_interval, json_safe
-from analysis.wording import number, percent
+from analysis.medians import present_median
+from analysis.wording import listed, number, percent
 from scaleexp.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,7 +60,7 @@ class FixedBudget:
         relative: which of the two.
         losses: one per batch, ascending.
         sensitivity: (epsilon, B, next B) of other tolerances of the same kind; nan and inf as above.
-        status: ok | not_identified.
+        status: ok | not_identified; ok only with an interval that is bounded on both sides, so never with one seed.
         reason: one sentence.
         warnings: one sentence each.
     """
@@ -96,7 +98,8 @@ def fixed_budget(
 
     Every run is read at the same number of samples, interpolated between two evaluations. The best LR of each batch
     has the best median over seeds. Seeds are resampled n - 1 of n, for all LRs of a batch together, and the LR is
-    chosen anew in every resample.
+    chosen anew in every resample. Where no batch has a second seed nothing says how far a loss moves by chance: there
+    is no curve whose residuals could stand in, so there is no interval, and the answer is not identified.
 
     Args:
         traces: every run of the LR grid of every batch.
@@ -116,12 +119,13 @@ def fixed_budget(
     budget, notes = budget_of(traces, samples)
     grids = loss_grids(traces, budget, 1.0 if direction == "min" else -1.0)
     batches = np.array([grid.batch_size for grid in grids], dtype=np.float64)
-    best = np.array([[median_over_seeds(grid.values).min() for grid in grids]])
+    best = np.array([[present_median(grid.values).min() for grid in grids]])
     if relative and best.min() == 0.0:
         raise ConfigError("the best loss is 0, of which no share can be taken: give an absolute epsilon.")
     ends = bracket(batches, within(best, epsilon, relative))[0]
     drawn = resampled_best([grid.values for grid in grids], resamples, np.random.default_rng(seed))
     inside = None if drawn is None else within(drawn, epsilon, relative)
+    interval = (0.0, math.inf) if inside is None else interval_of(bracket(batches, inside), confidence)
     losses = tuple(
         BudgetLoss(
             batch_size=grid.batch_size,
@@ -135,10 +139,12 @@ def fixed_budget(
         for j, grid in enumerate(grids)
     )
     status, reason = _judge(losses, ends, epsilon, relative)
+    if status == "ok":
+        status, reason = _judge_interval(None if inside is None else interval, confidence, reason)
     return FixedBudget(
         batch=float(ends[0]) if ends[0] else math.nan,
         bracket=(float(ends[0]), float(ends[1])),
-        interval=(0.0, math.inf) if inside is None else interval_of(bracket(batches, inside), confidence),
+        interval=interval,
         confidence=confidence,
         samples=budget,
         epsilon=epsilon,
@@ -169,37 +175,6 @@ def bracket(batches: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
     return np.stack([ladder[count], ladder[count + 1]], 1)
 
 
-def median_over_seeds(values: FloatArray) -> FloatArray:
-    """Median over the last axis; nan is absent, and nothing present is inf.
-
-    >>> median_over_seeds(np.array([[3.0, np.nan, 1.0], [np.nan] * 3, [1.0, np.inf, np.inf]])).tolist()
-    [2.0, inf, inf]
-    """
-    ordered = np.sort(values, axis=-1)  # nan last, inf before it
-    present = (~np.isnan(values)).sum(-1, keepdims=True)
-    low = np.take_along_axis(ordered, np.maximum(present - 1, 0) // 2, -1)
-    high = np.take_along_axis(ordered, np.minimum(present // 2, values.shape[-1] - 1), -1)
-    return np.asarray(np.where(present > 0, 0.5 * (low + high), np.inf)[..., 0])
-
-
-def resampled_best(grids: Sequence[FloatArray], resamples: int, rng: np.random.Generator) -> FloatArray | None:
-    """Best median over LRs of each batch in each resample, shape (R, J); None where no batch has a second seed.
-
-    Args:
-        grids: values of each batch, shape (LRs, seeds), lower being better, inf where diverged and nan where not run.
-        resamples: R.
-        rng: of the draws.
-    """
-    if max(grid.shape[1] for grid in grids) < 2:
-        return None
-    rows = np.empty((resamples, len(grids)))
-    for j, grid in enumerate(grids):
-        seeds = grid.shape[1]
-        picks = rng.integers(seeds, size=(resamples, max(seeds - 1, 1)))
-        rows[:, j] = median_over_seeds(grid[:, picks]).min(0)
-    return rows
-
-
 def interval_of(ends: FloatArray, confidence: float) -> tuple[float, float]:
     """(low, high) of brackets (low, high) over resamples, shape (R, 2), with measured batches for ends."""
     tail = (1.0 - confidence) / 2.0
@@ -217,7 +192,7 @@ def _judge(losses: Sequence[BudgetLoss], ends: FloatArray, epsilon: float, relat
     edges = [loss.batch_size for loss in losses if loss.lr_edge and loss.batch_size <= ends[1]]
     if edges:
         return "not_identified", (
-            f"the best learning rate is the smallest, largest or only one of its grid at batch {_listed(edges)}, so a "
+            f"the best learning rate is the smallest, largest or only one of its grid at batch {listed(edges)}, so a "
             "better loss may be possible there; widen the learning-rate grid."
         )
     how = f"{percent(epsilon)} of the best loss" if relative else f"{number(epsilon)} of the best loss"
@@ -237,16 +212,33 @@ def _judge(losses: Sequence[BudgetLoss], ends: FloatArray, epsilon: float, relat
     return "ok", f"batches up to {ends[0]:,.0f} are within {how} at equal samples, and {ends[1]:,.0f} is not."
 
 
+def _judge_interval(interval: tuple[float, float] | None, confidence: float, reason: str) -> tuple[FitStatus, str]:
+    """`ok` and its reason, or why the interval says too little."""
+    if interval is None:
+        return (
+            "not_identified",
+            "no batch was run with a second seed, so nothing says how far its loss moves by chance; run at least two.",
+        )
+    low, high = interval
+    if low == 0.0 or math.isinf(high):
+        side = "below the smallest" if low == 0.0 else "above the largest"
+        return (
+            "not_identified",
+            f"the {percent(confidence)} interval reaches {side} batch; measure more seeds, or more batch sizes there.",
+        )
+    return "ok", reason
+
+
 def _warnings(losses: Sequence[BudgetLoss], upper: float) -> list[str]:
     notes = []
     beyond = [loss.batch_size for loss in losses if loss.lr_edge and loss.batch_size > upper]
     if beyond:
-        notes.append(f"the best learning rate is at the edge of its grid at batch {_listed(beyond)}.")
+        notes.append(f"the best learning rate is at the edge of its grid at batch {listed(beyond)}.")
     single = [loss.batch_size for loss in losses if loss.seeds == 1]
-    if single:
-        notes.append(f"one seed only at batch {_listed(single)}: the interval takes its loss as exact.")
+    if len(single) == len(losses):
+        notes.append("one seed only at every batch, so there is no interval.")
+    elif single:
+        notes.append(
+            f"one seed only at batch {listed(single)}: its loss is taken to move as far as that of the others."
+        )
     return notes
-
-
-def _listed(batches: Sequence[int]) -> str:
-    return ", ".join(f"{b:,}" for b in batches)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.jsonable import json_safe
 from analysis.power_law import fit_power_law
 from analysis.targets import BatchPoint
 from analysis.wording import number
@@ -51,15 +52,11 @@ class LrLaw:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: what is unbounded or unknown is None."""
-
-        def safe(x: float) -> float | None:
-            return x if math.isfinite(x) else None
-
         document = asdict(self)
         for name in ("coefficient", "exponent", "rms_log_residual"):
-            document[name] = safe(document[name])
-        document["exponent_interval"] = [safe(end) for end in self.exponent_interval]
-        document["coefficient_interval"] = [safe(end) or None for end in self.coefficient_interval]
+            document[name] = json_safe(document[name])
+        document["exponent_interval"] = [json_safe(end) for end in self.exponent_interval]
+        document["coefficient_interval"] = [json_safe(end) or None for end in self.coefficient_interval]
         document["left_out"] = [{"batch_size": batch, "reason": reason} for batch, reason in self.left_out]
         return document
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.defaults import Aggregate
+from analysis.defaults import Aggregate, Loss
 from analysis.references import REFERENCES
 from analysis.wording import count, number, percent, unit_plural
 
@@ -21,6 +21,7 @@ class Used:
     Attributes:
         n_batches, n_runs, n_censored, n_outliers: of the fit.
         aggregate: how the runs of one batch became one cost.
+        loss: of the curve's log residuals.
         confidence: of every interval.
         resamples: of the bootstrap.
         unit: what the batch size counts (example, token, ...).
@@ -44,6 +45,7 @@ class Used:
     n_runs: int
     aggregate: Aggregate
     confidence: float
+    loss: Loss = "linear"
     n_censored: int = 0
     n_outliers: int = 0
     resamples: int = 1000
@@ -116,9 +118,14 @@ def _escaped(text: str) -> str:
 
 def _sentences(used: Used) -> Iterator[str]:
     yield from _measured(used)
+    how = {
+        "linear": "by unweighted least squares to",
+        "huber": r"under Huber's loss \cite{huber1981} to",
+        "weighted": "by least squares, weighted by the inverse variance of the mean over seeds of each batch size, to",
+    }[used.loss]
     yield (
         "The critical batch size is $B_crit$ of the steps-to-target curve $S = S_min (1 + B_crit / B)$ "
-        r"\cite{mccandlish2018}, fitted by unweighted least squares to the logarithms of one cost per batch size."
+        rf"\cite{{mccandlish2018}}, fitted {how} the logarithms of one cost per batch size."
     )
     yield from _intervals(used)
     yield from _other_definitions(used)

@@ -12,10 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from analysis.curve import fit_curves
-from analysis.defaults import AGGREGATES, DELTA
+from analysis.curve_loss import batch_weights, fit_by_loss
+from analysis.defaults import AGGREGATES, DELTA, LOSSES
 from analysis.jsonable import json_safe
-from analysis.robust_curve import fit_huber, fit_weighted
 from analysis.shape import MIN_BATCHES as SHAPE_BATCHES
 from analysis.shape import fit_shapes
 from analysis.targets import Run, batch_points
@@ -25,7 +24,6 @@ FloatArray = npt.NDArray[np.float64]
 Crossing = Literal["interpolated", "first", "last-missing"]
 CROSSINGS: tuple[Crossing, ...] = ("interpolated", "first", "last-missing")
 """Samples to target: between the two evaluations around it, at the first that met it, at the last that missed it."""
-LOSSES = ("least-squares", "huber", "weighted")
 DEFINITIONS = ("b_crit", "free-shape", "overhead")
 DIMENSIONS = ("target", "crossing", "aggregate", "loss", "definition")
 MIN_BATCHES = 3
@@ -39,7 +37,7 @@ class Choice:
         target: value of the metric; None where there is one that nobody named.
         crossing: interpolated | first | last-missing.
         aggregate: robust | median | mean.
-        loss: least-squares, huber, or weighted: least squares with the number of runs of each batch as weights.
+        loss: linear (plain least squares), huber, or weighted by the inverse variance of each batch's mean over seeds.
         definition: b_crit; free-shape, B_c of E = E_min (1 + (B / B_c)^p), where E is 2 E_min as it is at B_crit; or
             overhead, with the given delta and reference batch.
         n_batches: behind the fit.
@@ -68,6 +66,7 @@ class Multiverse:
         moves_most: the dimension with the largest factor; None where no dimension has two levels.
         unbounded: rows whose batch is 0 or inf; they are in no factor.
         left_out: (target, crossing, why there is no row).
+        notes: one sentence for each dimension that is not varied, and why.
     """
 
     rows: tuple[Choice, ...]
@@ -76,6 +75,7 @@ class Multiverse:
     moves_most: str | None
     unbounded: int
     left_out: tuple[tuple[float | None, str, str], ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: what is not bounded is None."""
@@ -115,9 +115,8 @@ def multiverse(
                     left_out.append((target, crossing, reason))
                     break
                 steps = np.log([point.steps for point in points])
-                counts = np.array([sum(run.reached for run in point.runs) for point in points], dtype=np.float64)
                 batches = tuple(point.batch_size for point in points)
-                tables[batches].append((target, crossing, aggregate, steps, counts))
+                tables[batches].append((target, crossing, aggregate, steps, batch_weights(points)))
     rows = [row for batches, table in tables.items() for row in _fitted(batches, table, delta, reference)]
     order = {name: i for i, name in enumerate((*runs, *CROSSINGS, *AGGREGATES, *LOSSES, *DEFINITIONS))}
     rows.sort(key=lambda row: [order[getattr(row, name)] for name in DIMENSIONS])
@@ -166,17 +165,14 @@ def _fitted(
     """Every loss and definition for all tables with these batches, fitted together."""
     b = np.array(batches, dtype=np.float64)
     steps = np.stack([row[3] for row in table])
-    by_loss = {
-        "least-squares": fit_curves(b, steps)[0],
-        "huber": fit_huber(b, steps)[0],
-        "weighted": fit_weighted(b, steps, np.stack([row[4] for row in table]))[0],
-    }
+    weights = np.stack([row[4] for row in table])
+    by_loss = {loss: fit_by_loss(loss, b, steps, weights)[0] for loss in LOSSES}
     found: dict[tuple[str, str], FloatArray] = {}
     for loss, log_b_crit in by_loss.items():
         found[loss, "b_crit"] = np.exp(log_b_crit)
         found[loss, "overhead"] = np.asarray(overhead_batch(delta, reference, np.exp(log_b_crit)))
     if b.size >= SHAPE_BATCHES:
-        found["least-squares", "free-shape"] = np.exp(fit_shapes(b, steps + np.log(b))[1])
+        found["linear", "free-shape"] = np.exp(fit_shapes(b, steps + np.log(b))[1])
     return [
         Choice(
             target=target,

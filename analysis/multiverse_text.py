@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from analysis.card import aligned
 from analysis.fits import SweepFit
 from analysis.multiverse import DEFINITIONS, DIMENSIONS, Choice, Multiverse
+from analysis.overhead import smallest_measured
 from analysis.wording import count, number, percent, unit_plural
 
 NAMES = {
     "last-missing": "last miss",
     "first": "first hit",
+    "linear": "least squares",
     "b_crit": "B_crit",
     "free-shape": "free exponent",
 }
@@ -65,7 +67,15 @@ def multiverse_lines(found: Multiverse, fit: SweepFit) -> list[str]:
     lines = [f"choices of the analysis: B_crit [{unit_plural(fit.sweep.unit)}] under each, whatever the others are"]
     if len(table) > 1:
         lines += [f"  {line}" for line in aligned(table, words={0, 1})]
-    return [*lines, _range(found), *_moves(found), *_definitions(found, fit), *_unbounded(found), *_left_out(found)]
+    return [
+        *lines,
+        _range(found),
+        *_moves(found),
+        *_definitions(found, fit),
+        *_unbounded(found),
+        *_left_out(found),
+        *_said(found),
+    ]
 
 
 def _range(found: Multiverse) -> str:
@@ -118,7 +128,7 @@ def _definitions(found: Multiverse, fit: SweepFit) -> Iterator[str]:
 
 
 def _reference(fit: SweepFit) -> float:
-    return fit.options.reference_batch or fit.points[0].batch_size
+    return fit.options.reference_batch or smallest_measured(fit.sweep.runs)
 
 
 def _unbounded(found: Multiverse) -> Iterator[str]:
@@ -130,6 +140,10 @@ def _left_out(found: Multiverse) -> Iterator[str]:
     for target, crossing, reason in found.left_out:
         at = "" if target is None else f"target {number(target, 6)}, "
         yield f"  - left out, {at}{NAMES.get(crossing, crossing)}: {reason}"
+
+
+def _said(found: Multiverse) -> list[str]:
+    return [f"  - {note}" for note in found.notes]
 
 
 def _factor(factor: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from analysis.fits import SweepFit
 from analysis.jsonable import json_safe as json_safe
+from analysis.lr_law import fit_lr_law
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis
 
@@ -29,12 +30,13 @@ def fit_document(studies: Sequence[StudyAnalysis], fits: Sequence[SweepFit] = ()
         "noise_series": json_safe(last.noise_series),
         "noise_layers": json_safe(dict(last.noise_layers)),
         "rules": json_safe(last.rules),
+        "lr_law": fit_lr_law(last.points, confidence=last.options.confidence).to_dict(),
         "agreements": json_safe(last.agreements),
     }
 
 
 def fits_document(fits: Sequence[SweepFit]) -> dict[str, Any]:
-    """`fit --json` of anything but one study, which alone has a noise scale, rules and agreements to tell."""
+    """`fit --json` of anything but one study, which alone has a noise scale, rules, a law and agreements to tell."""
     return {
         "schema_version": VERSION,
         "fits": [fit.to_dict() for fit in fits],
@@ -42,6 +44,7 @@ def fits_document(fits: Sequence[SweepFit]) -> dict[str, Any]:
         "noise_series": [],
         "noise_layers": {},
         "rules": [],
+        "lr_law": None,
         "agreements": [],
     }
 

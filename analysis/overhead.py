@@ -10,10 +10,19 @@ from analysis.cbs import CurveFit
 from analysis.defaults import DELTA
 from analysis.sensitivity import DELTAS, OverheadCell, overhead_table
 from analysis.study import StudyAnalysis
-from analysis.targets import BatchPoint
+from analysis.targets import BatchPoint, Run
 from scaleexp.laws import overhead_batch
 
-__all__ = ["DELTA", "PUBLISHED_REFERENCE", "Overhead", "overhead", "overhead_of", "sensitivity_of"]
+__all__ = [
+    "DELTA",
+    "PUBLISHED_REFERENCE",
+    "Overhead",
+    "overhead",
+    "overhead_of",
+    "sensitivity_of",
+    "smallest_measured",
+    "unreached_reference",
+]
 
 PUBLISHED_REFERENCE = 256
 """B_ref of Zhang et al. 2024 (arXiv:2410.21676)."""
@@ -40,8 +49,26 @@ class Overhead:
 
 
 def overhead(study: StudyAnalysis) -> Overhead | None:
-    """The overhead definition from the smallest batch with a point; None without a fitted curve."""
-    return None if study.fit is None else overhead_of(study.fit, study.points[0].batch_size)
+    """The overhead definition from the smallest measured batch; None without a fitted curve or a point there."""
+    if study.fit is None or unreached_reference(study.runs, study.points):
+        return None
+    return overhead_of(study.fit, smallest_measured(study.runs))
+
+
+def smallest_measured(runs: Sequence[Run]) -> int:
+    """The reference batch unless another is named: the smallest of any run, whether it reached the target or not."""
+    return min((run.batch_size for run in runs), default=1)
+
+
+def unreached_reference(runs: Sequence[Run], points: Sequence[BatchPoint]) -> str | None:
+    """Why there are no steps to scale from at the smallest measured batch, in one sentence; None where there are."""
+    smallest = smallest_measured(runs)
+    if not points or smallest == points[0].batch_size:
+        return None
+    return (
+        f"the overhead definition scales from the smallest measured batch, {smallest:,}, which has no steps to target; "
+        "name another by --reference-batch."
+    )
 
 
 def overhead_of(fit: CurveFit, reference_batch: int, delta: float = DELTA) -> Overhead | None:

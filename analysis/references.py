@@ -39,6 +39,12 @@ REFERENCES = {
   publisher = {SIAM},
   year = {1982}
 }""",
+    "huber1981": """@book{huber1981,
+  title = {Robust Statistics},
+  author = {Huber, Peter J.},
+  publisher = {Wiley},
+  year = {1981}
+}""",
     "birge1932": """@article{birge1932,
   title = {The Calculation of Errors by the Method of Least Squares},
   author = {Birge, Raymond T.},

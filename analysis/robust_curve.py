@@ -69,8 +69,14 @@ def fit_huber(batch_sizes: FloatArray, log_steps: FloatArray) -> tuple[FloatArra
     >>> abs(float(np.exp(fit_huber(B, y[None])[0][0])) - 256.0) < 1.0
     True
     """
+    return fit_huber_weights(batch_sizes, log_steps)[:2]
+
+
+def fit_huber_weights(batch_sizes: FloatArray, log_steps: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """As `fit_huber`, and the weights of the last iteration, shape (R, J)."""
     log_b = np.log(batch_sizes)
     beta, log_s_min = fit_curves(batch_sizes, log_steps)
+    weights = np.ones_like(log_steps)
     for _ in range(_REWEIGHT):
         inside = np.clip(beta, log_b.min() - np.log(REACH), log_b.max() + np.log(REACH))
         shape = np.logaddexp(0.0, inside[:, None] - log_b)
@@ -82,4 +88,4 @@ def fit_huber(batch_sizes: FloatArray, log_steps: FloatArray) -> tuple[FloatArra
         beta, log_s_min = fit_weighted(batch_sizes, log_steps, weights)
         if np.array_equal(beta, before):
             break
-    return beta, log_s_min
+    return beta, log_s_min, weights

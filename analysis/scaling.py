@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from analysis.fit_options import FitOptions
 from analysis.fits import SweepFit, fit_sweep
 from analysis.jsonable import json_interval, json_safe
+from analysis.overhead import smallest_measured
 from analysis.scaling_law import FittedGroup, ScalingLaw, scaling_law
-from analysis.scaling_table import fitted_groups, table_of_fits
+from analysis.scaling_table import NO_NUMBER, fitted_groups, table_of_fits
 from analysis.sources import Source, load_sweeps
 from analysis.sources.points import Columns
 from analysis.sweep import GroupValue, group_text
@@ -84,12 +86,15 @@ class GroupLaw:
         """What `scaling` prints."""
         law, of = self.law, "B_crit" if self.overhead is None else "B*"
         lines = [group_text(self.group)] if self.group else []
-        if law.status == "ok":
+        fitted = math.isfinite(law.coefficient)
+        if fitted:
             lines.append(
                 f"{of} = {number(law.coefficient)} " + " ".join(f"{k}^{v:.3f}" for k, v in law.exponents.items())
             )
         else:
             lines.append(f"no law: {law.reason}")
+        if fitted and law.status != "ok":
+            lines.append(f"status            {law.status.replace('_', ' ')}: {law.reason}")
         if self.overhead is not None:
             delta, reference = self.overhead
             lines.append(
@@ -98,10 +103,10 @@ class GroupLaw:
         else:
             lines.append("definition        B_crit of the curve S = S_min (1 + B_crit / B)")
         for name, (low, high) in law.exponent_intervals.items():
-            if law.status == "ok":
+            if fitted:
                 level = f"{percent(law.confidence)} interval from the {law.interval_from}"
                 lines.append(f"exponent          {name}: {law.exponents[name]:.3f} ({low:.3f} to {high:.3f}; {level})")
-        if law.status == "ok":
+        if fitted:
             lines.append(f"coefficient       {number(law.coefficient)} ({interval(*law.coefficient_interval)})")
             lines.append(f"rms log residual  {number(law.rms_log_residual)} over {law.n_groups} groups")
         if law.variance_inflation is not None:
@@ -136,7 +141,8 @@ def laws_of(
     fitted = table_of_fits(sources)
     if fitted is not None:
         rows = fitted_groups(fitted, columns.group_by, options.against)
-        return _laws([(common, group, None) for common, group in rows], options, (fitted.path,))
+        laws = _laws([(common, group, None) for common, group in rows], options, (fitted.path,))
+        return _with_absent_named(laws)
     group_by = columns.group_by or tuple(name for name in options.against if name != TARGET)
     absent = [name for name in options.against if name not in group_by and name != TARGET]
     if absent:
@@ -149,8 +155,27 @@ def laws_of(
     return _laws([_of_sweep(fit, options.against) for fit in fits], options, paths)
 
 
-Member = tuple[dict[str, GroupValue], FittedGroup, float | None]
-"""What tells a law from others, a group under the curve's definition, its smallest measured batch."""
+def _with_absent_named(laws: Sequence[GroupLaw]) -> tuple[GroupLaw, ...]:
+    """Laws of a table of fits, with the groups that it holds no number for named in their warnings.
+
+    Raises:
+        NotEnoughDataError: what is left of every law that lacks a group is too little for one.
+    """
+    absent = [[f"{g.name}: {g.reason}" for g in found.groups if g.reason == NO_NUMBER] for found in laws]
+    if any(absent) and all(not math.isfinite(found.law.coefficient) for found in laws):
+        names = "; ".join(name.removesuffix(".") for of_law in absent for name in of_law)
+        raise NotEnoughDataError(f"{laws[0].law.reason.removesuffix('.')}; left out: {names}.")
+    return tuple(
+        replace(
+            found,
+            law=replace(found.law, warnings=(*found.law.warnings, *(f"left out, {name}" for name in of_law))),
+        )
+        for found, of_law in zip(laws, absent, strict=True)
+    )
+
+
+Member = tuple[dict[str, GroupValue], FittedGroup, tuple[int, bool] | None]
+"""What tells a law from others, a group under the curve's definition, (its smallest batch, whether that reached)."""
 
 
 def _laws(members: Iterable[Member], options: LawOptions, paths: tuple[str, ...]) -> tuple[GroupLaw, ...]:
@@ -163,12 +188,7 @@ def _laws(members: Iterable[Member], options: LawOptions, paths: tuple[str, ...]
 def _law(group: dict[str, GroupValue], members: list[Member], options: LawOptions, paths: tuple[str, ...]) -> GroupLaw:
     groups, overhead = tuple(g for _, g, _ in members), None
     if options.definition == "overhead":
-        smallest = [batch for _, _, batch in members if batch is not None]
-        reference = options.fit.reference_batch or (min(smallest) if smallest else None)
-        if reference is None:
-            raise ConfigError(
-                "--definition overhead of a table of fits needs --reference-batch; Zhang et al. take 256."
-            )
+        reference = options.fit.reference_batch or _smallest([measured for _, _, measured in members])
         overhead = (options.fit.delta, float(reference))
         groups = tuple(_under_overhead(g, *overhead) for g in groups)
     law = scaling_law(
@@ -181,6 +201,24 @@ def _law(group: dict[str, GroupValue], members: list[Member], options: LawOption
     if TARGET in options.against:
         law = replace(law, warnings=(*law.warnings, _SHARED_RUNS))
     return GroupLaw(group=group, law=law, groups=groups, overhead=overhead, sources=paths)
+
+
+def _smallest(measured: Sequence[tuple[int, bool] | None]) -> int:
+    """The smallest batch measured in any group.
+
+    Raises:
+        ConfigError: nothing says it, or no run of it reached the target.
+    """
+    known = [each for each in measured if each is not None]
+    if not known:
+        raise ConfigError("--definition overhead of a table of fits needs --reference-batch; Zhang et al. take 256.")
+    smallest = min(batch for batch, _ in known)
+    if not any(reached for batch, reached in known if batch == smallest):
+        raise ConfigError(
+            f"no run at the smallest measured batch, {smallest:,}, reached the target, so there are no steps to scale "
+            "from: name another batch by --reference-batch."
+        )
+    return smallest
 
 
 def _under_overhead(group: FittedGroup, delta: float, reference: float) -> FittedGroup:
@@ -210,7 +248,8 @@ def _of_sweep(fit: SweepFit, against: Sequence[str]) -> Member:
         reason=fit.reason,
     )
     common = {name: value for name, value in values.items() if name not in against}
-    return common, group, fit.points[0].batch_size if fit.points else None
+    smallest = smallest_measured(sweep.runs)
+    return common, group, (smallest, bool(fit.points) and fit.points[0].batch_size == smallest)
 
 
 def _numeric(name: str, value: GroupValue | None) -> float:

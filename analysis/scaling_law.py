@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from analysis.jsonable import json_safe
 from analysis.power_law import PowerLaw, fit_power_law, propagated, variance_inflation
 from analysis.wording import interval, number
 from scaleexp.errors import ConfigError
@@ -19,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 MIN_GROUPS = 3
+MIN_FREEDOM = 2
+"""As for a curve (`analysis.judge`): the scatter of one degree of freedom is known to a factor 16 at 90 %."""
 MIN_SPAN = 2.0
 MAX_INFLATION = 10.0
 MUCH_WIDER = 1.5
@@ -64,7 +67,7 @@ class ScalingLaw:
         left_out: (group, why it is not).
         rms_log_residual: root mean square of log(fitted group / law); nan without a law.
         variance_inflation: of two regressors, 1 / (1 - r^2) with r the correlation of their logs; None for one.
-        status: ok | not_identified.
+        status: ok | not_identified; with one degree of freedom it is not identified, and has its numbers all the same.
         reason: one sentence.
         warnings: one sentence each.
     """
@@ -92,16 +95,16 @@ class ScalingLaw:
         spread = self.propagated_intervals
         return asdict(self) | {
             "against": list(self.against),
-            "coefficient": _safe(self.coefficient),
-            "exponent": _safe(self.exponents[first]),
-            "exponent_interval": [_safe(end) for end in self.exponent_intervals[first]],
-            "exponents": {name: _safe(value) for name, value in self.exponents.items()},
-            "exponent_intervals": {k: [_safe(end) for end in ends] for k, ends in self.exponent_intervals.items()},
-            "coefficient_interval": [_safe(end) or None for end in self.coefficient_interval],
+            "coefficient": json_safe(self.coefficient),
+            "exponent": json_safe(self.exponents[first]),
+            "exponent_interval": [json_safe(end) for end in self.exponent_intervals[first]],
+            "exponents": {name: json_safe(value) for name, value in self.exponents.items()},
+            "exponent_intervals": {k: [json_safe(end) for end in ends] for k, ends in self.exponent_intervals.items()},
+            "coefficient_interval": [json_safe(end) or None for end in self.coefficient_interval],
             "propagated_intervals": None if spread is None else {k: list(ends) for k, ends in spread.items()},
             "left_out": [{"group": name, "reason": reason} for name, reason in self.left_out],
-            "rms_log_residual": _safe(self.rms_log_residual),
-            "variance_inflation": None if self.variance_inflation is None else _safe(self.variance_inflation),
+            "rms_log_residual": json_safe(self.rms_log_residual),
+            "variance_inflation": None if self.variance_inflation is None else json_safe(self.variance_inflation),
             "warnings": list(self.warnings),
         }
 
@@ -133,7 +136,7 @@ def scaling_law(
         ConfigError: not one or two distinct regressors, a group without a finite positive value of one, or a
             confidence outside (0, 1).
 
-    >>> N = [1e8, 3e8, 1e9]
+    >>> N = [1e8, 3e8, 1e9, 3e9]
     >>> law = scaling_law(
     ...     [FittedGroup(name=f"{n:g}", regressors={"n_params": n}, batch=0.01 * n**0.5) for n in N],
     ...     against=["n_params"],
@@ -150,6 +153,7 @@ def scaling_law(
     inflation = variance_inflation(x) if len(names) == 2 and len(kept) >= 2 else None
     problem = _problem(x, names, inflation)
     law: PowerLaw | None = None if problem else fit_power_law(x, np.array([g.batch for g in kept]))
+    status, reason = _judge(law, problem, x, names, confidence)
     spread = None if law is None else _propagate(kept, x, names, confidence, draws, seed)
     intervals = {n: UNBOUNDED if law is None else law.interval(k + 1, confidence) for k, n in enumerate(names)}
     low, high = UNBOUNDED if law is None else law.interval(0, confidence)
@@ -167,8 +171,8 @@ def scaling_law(
         left_out=left_out,
         rms_log_residual=math.nan if law is None else law.rms_log_residual,
         variance_inflation=inflation,
-        status="not_identified" if problem else "ok",
-        reason=problem or f"{len(kept)} groups, {' and '.join(_ranges(x, names))}.",
+        status=status,
+        reason=reason,
         warnings=_warnings(intervals, spread),
     )
 
@@ -211,6 +215,21 @@ def _problem(x: FloatArray, names: tuple[str, ...], inflation: float | None) -> 
     return None
 
 
+def _judge(
+    law: PowerLaw | None, problem: str | None, x: FloatArray, names: tuple[str, ...], confidence: float
+) -> tuple[str, str]:
+    """(status, reason): one degree of freedom says nothing of how far groups scatter about a law."""
+    if law is None:
+        return "not_identified", problem or ""
+    if law.freedom < MIN_FREEDOM:
+        t = number(float(stats.t.ppf(0.5 + confidence / 2.0, law.freedom)))
+        return "not_identified", (
+            f"the exponent rests on 1 degree of freedom ({len(x)} groups, {len(names) + 1} parameters), so that its "
+            f"interval is {t} standard errors either way and hardly bounds it; add groups."
+        )
+    return "ok", f"{len(x)} groups, {' and '.join(_ranges(x, names))}."
+
+
 def _propagate(
     kept: Sequence[FittedGroup], x: FloatArray, names: tuple[str, ...], confidence: float, draws: int, seed: int
 ) -> dict[str, Interval] | None:
@@ -239,7 +258,3 @@ def _warnings(intervals: Mapping[str, Interval], spread: Mapping[str, Interval] 
 
 def _ranges(x: FloatArray, names: tuple[str, ...]) -> list[str]:
     return [f"{name} {interval(float(x[:, k].min()), float(x[:, k].max()))}" for k, name in enumerate(names)]
-
-
-def _safe(x: float) -> float | None:
-    return x if math.isfinite(x) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from analysis.read import StudyLog
@@ -12,6 +13,7 @@ from analysis.sweep import GroupValue
 from scaleexp.errors import ConfigError
 
 FITTED = "b_crit"
+NO_NUMBER = f"the table holds no {FITTED} for it."
 LOW, HIGH = "b_crit_low", "b_crit_high"
 
 
@@ -40,15 +42,17 @@ def fitted_groups(
     Raises:
         ConfigError: a column that is not there or does not hold positive numbers, or an interval around something else.
     """
-    batches = table.numbers(FITTED)
+    batches = table.numbers_or_none(FITTED)
     regressors = {name: table.numbers(name, "name columns of numbers with --against") for name in against}
     common = {name: table.labels(name) for name in group_by if name not in against}
     bounds = None
     if {LOW, HIGH} <= set(table.columns):
-        bounds = list(zip(table.numbers(LOW), table.numbers(HIGH), strict=True))
+        ends = zip(table.numbers_or_none(LOW), table.numbers_or_none(HIGH), strict=True)
+        bounds = [(low or 0.0, high or math.inf) for low, high in ends]
         for row, (low, high) in enumerate(bounds):
-            if not low <= batches[row] <= high:
-                raise ConfigError(f"row {row + 1} of {table.path}: {batches[row]:g} is not in {low:g} to {high:g}.")
+            batch = batches[row]
+            if batch is not None and not low <= batch <= high:
+                raise ConfigError(f"row {row + 1} of {table.path}: {batch:g} is not in {low:g} to {high:g}.")
     statuses = table.labels("status") if "status" in table.columns else ["ok"] * len(batches)
     groups = []
     for i, batch in enumerate(batches):
@@ -56,9 +60,10 @@ def fitted_groups(
         group = FittedGroup(
             name=", ".join(f"{name} {value:g}" for name, value in values.items()),
             regressors=values,
-            batch=batch,
+            batch=math.nan if batch is None else batch,
             interval=None if bounds is None else bounds[i],
-            status=str(statuses[i]),
+            status="not_identified" if batch is None and statuses[i] == "ok" else str(statuses[i]),
+            reason=NO_NUMBER if batch is None else "",
         )
         groups.append(({name: column[i] for name, column in common.items()}, group))
     return groups

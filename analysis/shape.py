@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from analysis.bootstrap import resample_seeds, residual_resamples, t_over_z, widened
+from analysis.bootstrap import NO_SPREAD, SCATTER_P, birge_ratio, resample_seeds, residual_resamples, t_over_z, widened
 from analysis.defaults import Aggregate
 from analysis.targets import BatchPoint, Run, batch_points
 from scaleexp.errors import ConfigError
@@ -23,10 +23,6 @@ STEEPEST, FLATTEST = 8.0, 0.2
 """Exponents looked for. At the ends the data do not bound it: a kink between two batches, or no bend at all."""
 REACH = 1.0e3
 """How far outside the measured batches B_c is looked for."""
-NO_SPREAD = 1e-9
-"""Below this standard deviation of log costs the runs do not depend on their seed."""
-SCATTER_P = 0.05
-"""Lack of fit at which the width of the interval rests on the residuals."""
 _POLISH = 25
 
 
@@ -219,7 +215,7 @@ def _resampled(
         deviations = drawn - drawn.mean(0)
         explained = float(deviations.var(0).mean())
         if explained > NO_SPREAD**2:
-            birge = max(1.0, math.sqrt(float((residuals**2).sum()) / freedom / explained))
+            birge = birge_ratio(residuals, drawn, parameters=3)
             # Residuals that seeds do not explain are known to their own few degrees of freedom alone.
             scattered = stats.f.sf(birge**2, freedom, seeds) < SCATTER_P
             widening = birge * float(t_over_z(confidence, freedom if scattered else seeds))

@@ -9,17 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.bootstrap import birge_ratio, resample_seeds, residual_resamples, t_over_z
+from analysis.bootstrap import NO_SPREAD, SCATTER_P, birge_ratio, resample_seeds, residual_resamples, t_over_z
 from analysis.judge import brackets, fit_probability
 from analysis.targets import BatchPoint, Run
 from analysis.wording import number, percent
 
 FloatArray = npt.NDArray[np.float64]
 
-NO_SPREAD = 1e-9
-"""Below this standard deviation of log steps the runs do not depend on their seed."""
-SCATTER_P = 0.05
-"""Lack of fit at which the width of an interval rests on the J - 2 degrees of freedom of the residuals."""
 _HARMONICS = 50
 
 
@@ -165,13 +161,16 @@ def welch_freedom(variances: FloatArray, freedom: FloatArray, known: FloatArray)
     return np.asarray(np.clip(degrees, freedom.min(), freedom.sum()))
 
 
-def linear_weights(batch_sizes: FloatArray, log_b_crit: float, at: FloatArray) -> FloatArray:
+def linear_weights(
+    batch_sizes: FloatArray, log_b_crit: float, at: FloatArray, weights: FloatArray | None = None
+) -> FloatArray:
     """How log B_crit, log S_min, log E_min and the curve move with the log steps of each batch, to first order.
 
     Args:
         batch_sizes: B, shape (J,).
         log_b_crit: of the fit, finite.
         at: batches at which the curve is wanted, shape (K,).
+        weights: of the batches in the fit, shape (J,); all alike if None.
 
     Returns:
         Shape (3 + K, J).
@@ -181,8 +180,10 @@ def linear_weights(batch_sizes: FloatArray, log_b_crit: float, at: FloatArray) -
     [0.0, 1.0, 1.0, 1.0]
     """
     slope = 1.0 / (1.0 + batch_sizes / math.exp(log_b_crit))  # d log(1 + B_crit / B) / d log B_crit
-    centred = slope - slope.mean()
-    b_crit = centred / (centred**2).sum()
-    s_min = 1.0 / slope.size - slope.mean() * b_crit
+    share = np.full(slope.size, 1.0 / slope.size) if weights is None else weights / weights.sum()
+    mean = (share * slope).sum()
+    centred = slope - mean
+    b_crit = share * centred / (share * centred**2).sum()
+    s_min = share - mean * b_crit
     curve = s_min + (1.0 / (1.0 + at / math.exp(log_b_crit)))[:, None] * b_crit
     return np.vstack([b_crit, s_min, s_min + b_crit, curve])

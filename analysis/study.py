@@ -12,8 +12,9 @@ import numpy as np
 from analysis.agreements import Agreement, agreements
 from analysis.answers import answer_text
 from analysis.cbs import CurveFit, fit_curve
-from analysis.defaults import CONFIDENCE, Aggregate
+from analysis.defaults import CONFIDENCE, Aggregate, Loss
 from analysis.evaluations import evaluations
+from analysis.fit_options import DEFAULTS, FitOptions
 from analysis.judge import MIN_BATCHES
 from analysis.losses import LossCurve, loss_curves
 from analysis.noise import NoiseScale, NoiseSeries, measurements, noise_at_target, noise_by_layer, noise_series
@@ -45,6 +46,7 @@ class StudyAnalysis:
         rules: one verdict per rule.
         agreements: one per second realisation.
         left_out: one sentence for each thing not used, and why.
+        options: how it was fitted.
     """
 
     log: StudyLog
@@ -64,6 +66,7 @@ class StudyAnalysis:
     rules: tuple[RuleVerdict, ...]
     agreements: tuple[Agreement, ...]
     left_out: tuple[str, ...]
+    options: FitOptions = DEFAULTS
 
 
 def analyse(
@@ -74,6 +77,7 @@ def analyse(
     confidence: float = CONFIDENCE,
     seed: int = 0,
     aggregate: Aggregate = "robust",
+    loss: Loss = "linear",
 ) -> StudyAnalysis:
     """Read a study, find its steps to one target and everything that rests on them.
 
@@ -85,11 +89,13 @@ def analyse(
         confidence: of every interval.
         seed: of the bootstrap.
         aggregate: how the seeds of one batch become one number of steps, as in `targets.aggregate_steps`.
+        loss: of the curve, as in `cbs.fit_curve`.
 
     Raises:
         ConfigError: a metric without a target, a target that is not finite, or one that is met before the first step.
         StorageError: not a readable study directory.
     """
+    options = FitOptions(aggregate=aggregate, loss=loss, confidence=confidence, seed=seed)
     log = source if isinstance(source, StudyLog) else load(source)
     ((planned, goal),) = goals(log, () if target is None else (target,), metric)
     runs = runs_to_target(log, planned["metric"], goal, planned["direction"])
@@ -106,7 +112,7 @@ def analyse(
         points=points,
         missing=missing,
         loss_curves=loss_curves(log, planned["metric"], planned["direction"]),
-        fit=fit_curve(points, runs, confidence=confidence, seed=seed) if enough else None,
+        fit=fit_curve(points, runs, confidence=confidence, seed=seed, loss=loss) if enough else None,
         fit_reason="" if enough else _not_enough(log, planned, goal, runs, points),
         noise=noise_at_target(log, points, confidence=confidence, measured=measured),
         noise_series=noise_series(log, points, confidence=confidence, measured=measured),
@@ -114,6 +120,7 @@ def analyse(
         rules=judge_rules(log.plan, runs, points),
         agreements=agreements(log),
         left_out=_left_out(log, planned["metric"], runs, missing),
+        options=options,
     )
 
 

@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from analysis.read import StudyLog, read_evals
-from scaleexp.schema import trial_key
+from analysis.evaluations import evaluations
+from analysis.read import StudyLog
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -41,26 +41,20 @@ class StudyTrace:
 
 def study_traces(log: StudyLog, metric: str) -> tuple[StudyTrace, ...]:
     """Every first realisation that has an evaluation of the metric, in plan order."""
-    table = read_evals(log, metric)
-    trials, realisations = table["trial_id"].to_pylist(), table["realisation"].to_pylist()
-    samples, values = table["samples"].to_numpy().astype(np.float64), table["value"].to_numpy()
-    rows: dict[str, list[int]] = {}
-    for row, (trial, realisation) in enumerate(zip(trials, realisations, strict=True)):
-        rows.setdefault(trial_key(trial, realisation), []).append(row)
+    evals = evaluations(log, metric)
     traces = []
-    for run in log.trials:
-        if run.facts["realisation"] or run.key not in rows:
+    for trial, rows in evals.by_trial().items():
+        run = log.trials[trial]
+        if run.facts["realisation"]:
             continue
-        index = np.array(rows[run.key], dtype=np.int64)
-        order = index[np.argsort(samples[index], kind="stable")]
         traces.append(
             StudyTrace(
                 key=run.key,
                 batch_size=run.facts["batch_size"],
                 lr=run.facts["lr"],
                 seed=run.facts["seed"],
-                samples=samples[order],
-                values=values[order],
+                samples=evals.samples[rows].astype(np.float64),
+                values=evals.values[rows],
                 status=run.commit["status"] if run.commit else "running",
             )
         )

@@ -36,13 +36,14 @@ class Rung:
     fit: CurveFit | None
 
 
-def target_ladder(study: StudyAnalysis, *, seed: int = 0) -> tuple[Rung, ...]:
+def target_ladder(study: StudyAnalysis) -> tuple[Rung, ...]:
     """B_crit at every planned target and at some easier ones, from the easiest to the hardest.
 
     It grows as the target hardens (McCandlish et al. 2018, fig. 10), so that a critical batch size at one target says
-    little about another. Targets that some run meets before its first step are left out.
+    little about another. Targets that some run meets before its first step are left out. Every target is fitted as the
+    study's own is, with its options.
     """
-    confidence = study.fit.confidence if study.fit else 0.9
+    options = study.options
     planned = {
         study.target,
         *(v for t in study.log.plan["targets"] if t["metric"] == study.metric for v in t["values"]),
@@ -58,8 +59,10 @@ def target_ladder(study: StudyAnalysis, *, seed: int = 0) -> tuple[Rung, ...]:
             runs = runs_to_target(study.log, study.metric, target, direction)
         except ConfigError:
             continue  # met before the first step: nothing to measure, as its docstring says
-        points, _ = batch_points(runs)
-        fit = fit_curve(points, runs, confidence=confidence, seed=seed) if len(points) >= MIN_BATCHES else None
+        points, _ = batch_points(runs, options.aggregate)
+        fit = None
+        if len(points) >= MIN_BATCHES:
+            fit = fit_curve(points, runs, confidence=options.confidence, seed=options.seed, loss=options.loss)
         rungs.append(Rung(target=target, planned=target in planned, batches=len(points), fit=fit))
     return tuple(rungs)
 

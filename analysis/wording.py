@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from math import floor, inf, isfinite, isnan, log10
 
 UNKNOWN = "not known"
@@ -14,6 +17,36 @@ def count(n: float) -> str:
     '65,536'
     """
     return f"{n:,.0f}"
+
+
+def listed(numbers: Sequence[float]) -> str:
+    """Whole numbers in a row.
+
+    >>> listed([64, 1024])
+    '64, 1,024'
+    """
+    return ", ".join(count(n) for n in numbers)
+
+
+def nearest(name: str, names: Sequence[str], most: int = 5) -> str:
+    """The names that come nearest to one that is not there; all of them where they are few.
+
+    >>> nearest("optimiser", ["optimizer", "lr"]), nearest("seeds", ["lr", "seed", "batch_size"], most=1)
+    ('its columns are optimizer, lr', 'the nearest of its 3 columns are seed')
+    """
+    if len(names) <= most:
+        return f"its columns are {', '.join(names)}"
+    near = get_close_matches(name, names, most, cutoff=0.0) or list(names[:most])
+    return f"the nearest of its {len(names)} columns are {', '.join(near)}"
+
+
+def has_thousands(cell: object) -> bool:
+    """Whether a text is a number but for its thousands separators.
+
+    >>> has_thousands("1,024"), has_thousands("1 024.5"), has_thousands("1,2"), has_thousands(1024)
+    (True, True, False, False)
+    """
+    return isinstance(cell, str) and re.fullmatch(r"\s*[+-]?\d{1,3}([, '_]\d{3})+(\.\d*)?\s*", cell) is not None
 
 
 def number(x: float, digits: int = 3) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import jsonschema
 import pytest
 
 import analysis
-from analysis.cli import main
+from analysis.cli import cli, main
 from analysis.output import schema_of
-from analysis.study import answer
+from analysis.read import load
+from analysis.study import analyse, answer
+from analysis.target_ladder import target_ladder
+from tests.logged_elsewhere import evaluated, long_rows, write_csv
 from tests.study_factory import write_study
 
 
@@ -28,7 +32,76 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
     return document
 
 
-@pytest.mark.parametrize("command", ["fit", "plot", "report"])
+COMMANDS = ("fit", "plot", "report", "scaling", "compare", "export")
+
+
+def open_objects(schema: object, at: str = "") -> list[str]:
+    """Where a schema lets an object hold anything."""
+    if isinstance(schema, list):
+        return [found for i, each in enumerate(schema) for found in open_objects(each, f"{at}/{i}")]
+    if not isinstance(schema, dict):
+        return []
+    kinds = schema.get("type", [])
+    is_object = "object" in ([kinds] if isinstance(kinds, str) else kinds)
+    own = [at] if is_object and schema.get("additionalProperties", True) is True else []
+    return own + [found for key, each in schema.items() for found in open_objects(each, f"{at}/{key}")]
+
+
+def test_every_command_that_prints_json_has_a_schema() -> None:
+    with_json = {name for name, command in cli.commands.items() if any(p.name == "as_json" for p in command.params)}
+    assert with_json == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_object_of_a_schema_may_hold_anything(command: str) -> None:
+    assert open_objects(schema_of(command)) == []
+
+
+def test_every_json_that_a_command_prints_is_that_of_its_schema(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(n, b, 100 * (1 + n / b)) for n in (50, 100, 200, 400) for b in (8, 32, 128, 512, 2048)]
+    points = tmp_path / "points.csv"
+    points.write_text("n,batch_size,steps\n" + "".join(f"{n},{b},{steps}\n" for n, b, steps in rows))
+    curves = write_csv(tmp_path / "curves.csv", long_rows(evaluated(load(study), "loss")))
+    for arguments in (
+        ("fit", study, "--multiverse", "--methods"),
+        ("fit", study, "--definition", "equal-samples"),
+        ("fit", study, "--group-by", "optimizer", "--loss", "huber"),
+        ("fit", points, "--group-by", "n", "--multiverse"),
+        ("fit", curves, "--unit", "example", "--target", "1.0", "--multiverse"),
+        ("fit", curves, "--unit", "example", "--definition", "equal-samples"),
+        ("scaling", points, "--against", "n"),
+        ("scaling", points, "--against", "n", "--definition", "overhead"),
+        ("compare", study, study),
+        ("export", study, "--to", "csv", "--out", tmp_path / "csv"),
+        ("export", study, "--to", "parquet", "--out", tmp_path / "parquet"),
+    ):
+        printed(capsys, *map(str, arguments))
+
+
+def test_the_law_of_the_learning_rate_is_in_the_json_of_a_study_alone(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    law = printed(capsys, "fit", str(study))["lr_law"]
+    assert law["exponent"] == pytest.approx(0.5, abs=0.1)  # the study is made so
+    assert law["exponent_interval"][0] < law["exponent"] < law["exponent_interval"][1]
+    assert (law["status"], law["confidence"]) == ("ok", 0.95)
+    assert printed(capsys, "fit", str(study), "--group-by", "optimizer")["lr_law"] is None
+
+
+def test_the_seed_and_the_confidence_reach_the_other_targets_of_a_report(study: Path) -> None:
+    ladders = [target_ladder(analyse(study, seed=seed, confidence=0.8)) for seed in (0, 0, 1)]
+    fits = [[rung.fit for rung in ladder if rung.fit] for ladder in ladders]
+    assert fits[0] == fits[1]
+    assert {fit.confidence for fit in fits[0]} == {0.8}
+    for a, b in zip(fits[0], fits[2], strict=True):
+        assert (a.b_crit, a.b_crit_interval != b.b_crit_interval) == (b.b_crit, True)
+    lost = replace(analyse(study, confidence=0.8), fit=None)
+    assert {rung.fit.confidence for rung in target_ladder(lost) if rung.fit} == {0.8}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_json_has_a_valid_schema_that_refuses_other_documents(command: str) -> None:
     schema = schema_of(command)
     jsonschema.Draft202012Validator.check_schema(schema)

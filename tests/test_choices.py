@@ -20,6 +20,7 @@ from analysis.read import load
 from analysis.sources import load_sweeps
 from analysis.sources.points import Columns
 from analysis.targets import runs_to_target
+from tests.logged_elsewhere import evaluated, long_rows, write_csv
 from tests.study_factory import write_study
 
 SMALL: dict[str, Any] = {"noise": 0.03, "lrs_per_batch": 1, "seeds": 2, "diverged": False, "second_realisation": False}
@@ -56,7 +57,7 @@ def test_a_study_is_varied_over_all_its_planned_targets(study: Path, capsys: pyt
         row["batch"]
         for row in found["rows"]
         if (row["target"], row["crossing"], row["aggregate"], row["loss"], row["definition"])
-        == (fit["target"], "interpolated", "robust", "least-squares", "b_crit")
+        == (fit["target"], "interpolated", "robust", "linear", "b_crit")
     ]
     assert plain == pytest.approx(fit["b_crit"], rel=1e-9)
     assert found["factors"]["target"] >= 1.0
@@ -193,3 +194,40 @@ def test_several_groups_have_a_paragraph_each_and_every_reference_once(
     assert said.count("Analyses were run with scaleexp") == 2
     assert said.count("@article{mccandlish2018,") == 1
     assert said.index("references (BibTeX)") > said.rindex("Analyses were run")
+
+
+def test_curves_are_varied_over_targets_that_all_their_runs_met(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_csv(tmp_path / "curves.csv", long_rows(evaluated(load(study), "loss")))
+    (fit,) = fitted(capsys, table, "--unit", "example", "--target", "1.2", "--multiverse")
+    rows = fit["multiverse"]["rows"]
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    assert 1.2 in targets
+    assert len(targets) >= 3
+    assert targets == sorted(targets, reverse=True)
+    met = {run.key for run in runs_to_target(load(study), "loss", 1.2, "min") if run.reached}
+    for target in targets:
+        runs = runs_to_target(load(study), "loss", target, "min")
+        assert met <= {run.key for run in runs if run.reached}
+        expected = [row.batch for row in multiverse({target: runs}).rows if row.definition == "b_crit"]
+        found = [row["batch"] for row in rows if (row["target"], row["definition"]) == (target, "b_crit")]
+        assert found == pytest.approx(expected, rel=1e-6)
+    assert "target" in fit["multiverse"]["factors"]
+    assert fit["multiverse"]["notes"] == []
+
+
+def test_a_table_of_points_says_that_it_has_one_target(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fit,) = fitted(capsys, table, "--multiverse")
+    assert fit["multiverse"]["notes"] == ["one target: a table of points holds what its runs took to a single one."]
+    assert main(["fit", str(table), "--multiverse"]) == 0
+    assert "a table of points holds what its runs took to a single one" in capsys.readouterr().out
+
+
+def test_runs_that_a_log_does_not_hold_are_not_looked_for_in_it(study: Path, tmp_path: Path) -> None:
+    other = write_study(tmp_path / "other", b_crit=256.0, rng_seed=1, **SMALL)
+    (pooled,) = load_sweeps([load(study), load(other)], Columns(group_by=("optimizer",)))
+    found = multiverse_of(fit_sweep(pooled), [load(study)])
+    assert {row.target for row in found.rows} == {pooled.target}
+    with pytest.raises(AssertionError, match="is in no log of its sweep"):
+        runs_at(pooled, [load(study)], 2.0)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from analysis.bootstrap import CONFIDENCE
 from analysis.cbs import CurveFit, fit_curve, fit_points
 from analysis.spread import linear_weights
 from analysis.targets import Run, batch_points
@@ -108,14 +109,18 @@ def grid_sweep(
 
 
 def simulate(
-    name: str, make: Callable[[np.random.Generator], list[Run]], sweeps: int = SWEEPS, confidence: float = 0.9
+    name: str,
+    make: Callable[[np.random.Generator], list[Run]],
+    sweeps: int = SWEEPS,
+    confidence: float = 0.9,
+    resamples: int = RESAMPLES,
 ) -> list[CurveFit]:
     seed = zlib.crc32(name.encode())
     rng = np.random.default_rng(seed)
     fits = []
     for i in range(sweeps):
         runs = make(rng)
-        fits.append(fit_curve(batch_points(runs)[0], runs, confidence=confidence, resamples=RESAMPLES, seed=i))
+        fits.append(fit_curve(batch_points(runs)[0], runs, confidence=confidence, resamples=resamples, seed=i))
     print(f"\n{name}: rng seed {seed}, {sweeps} sweeps, {dict(Counter(f.status for f in fits))}")
     return fits
 
@@ -157,6 +162,21 @@ def check_inside(seeds: int, noise: float, sweeps: int) -> None:
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_an_ok_interval_covers_the_truth_as_often_as_it_claims(seeds: int, noise: float) -> None:
     check_inside(seeds, noise, SWEEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "noise"), [(3, 0.1), (5, 0.1), (10, 0.05)])
+def test_an_ok_interval_at_the_default_confidence_covers_as_often_as_it_claims(seeds: int, noise: float) -> None:
+    assert CONFIDENCE == 0.95
+    fits = simulate(
+        f"default, {seeds} seeds, noise {noise}",
+        lambda rng: sweep(rng, curve, seeds=seeds, noise=noise),
+        confidence=CONFIDENCE,
+        resamples=400,  # 2.5 % of 200 is five of them
+    )
+    assert share(fits, "ok") >= 0.97
+    for covered in coverage(fits):
+        assert 0.925 <= covered <= 0.975 + two_errors(0.975, SWEEPS)
 
 
 @pytest.mark.long

@@ -419,3 +419,19 @@ def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Pat
         fits.fits[0].answer = ""
     (sweep,) = analysis.load(tmp_path / "t.csv")
     assert analysis.fit(sweep).to_dict() == fits.fits[0].to_dict()
+
+
+def test_a_smallest_batch_that_no_run_reached_from_is_no_reference_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(B, 12800 * (1 + B / 256), "true") for B in (16, 64, 256, 1024)] + [(4, 90000, "false")]
+    lines = "".join(f"{b},{c},{r},1\n" for b, c, r in rows)
+    file = table(tmp_path / "t.csv", "batch_size,samples,reached,n\n" + lines)
+    (fit,) = fitted(capsys, file)
+    assert fit["overhead"] is None
+    assert any("from the smallest measured batch, 4, which has no steps to target" in line for line in fit["left_out"])
+    (named,) = fitted(capsys, file, "--reference-batch", "16")
+    assert named["overhead"]["reference_batch"] == 16
+    assert not any("smallest measured" in line for line in named["left_out"])
+    assert main(["scaling", str(file), "--against", "n", "--definition", "overhead"]) == 2
+    assert "no run at the smallest measured batch, 4, reached the target" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def loss(batch_size: int) -> float:
     return 2.0 * (1.0 + batch_size / 25_600)
 
 
-def sweep(noise: float = 0.0, seeds: int = 1, lrs: int = 5, shift: int = 0, seed: int = 0) -> list[Run]:
+def sweep(noise: float = 0.0, seeds: int = 2, lrs: int = 5, shift: int = 0, seed: int = 0) -> list[Run]:
     """The LR optimum moves with the batch; `shift` moves the grid against it."""
     rng = np.random.default_rng(seed)
     runs = []
@@ -159,11 +159,30 @@ def test_where_every_batch_or_none_is_within_there_is_one_end_only() -> None:
     json.dumps(none.to_dict(), allow_nan=False)
 
 
-def test_with_one_seed_there_is_no_probability_and_it_says_so() -> None:
-    found = answer(sweep())
-    assert found.interval == (0.0, math.inf)
+def test_with_one_seed_nothing_says_how_far_a_loss_moves_so_it_is_not_identified() -> None:
+    found = answer(sweep(seeds=1))
+    assert (found.status, found.batch, found.interval) == ("not_identified", 256, (0.0, math.inf))
     assert all(at.probability is None for at in found.losses)
-    assert "one seed only" in found.warnings[0]
+    assert "no batch was run with a second seed" in found.reason
+    assert "one seed only at every batch" in found.warnings[0]
+    assert found.to_dict()["interval"] == [None, None]
+
+
+def test_a_batch_with_one_seed_borrows_the_spread_of_the_others() -> None:
+    runs = sweep(noise=0.006, seeds=5)
+    alone = [r for r in runs if r.seed == 0 or r.batch_size not in (256, 512)]
+    found = answer(alone)
+    assert "batch 256, 512: its loss is taken to move as far as that of the others" in found.warnings[0]
+    (chance,) = [at.probability for at in found.losses if at.batch_size == 256]
+    before = [at.probability for at in found.losses if at.batch_size == 128]
+    assert 0.0 < (chance or 0.0) < (before[0] or 0.0)  # a loss taken as exact would never be out, or always
+
+
+def test_an_interval_that_reaches_beyond_the_measured_batches_is_not_ok() -> None:
+    runs = [r for r in sweep(noise=0.02, seeds=3, seed=1) if r.batch_size <= 512]
+    found = answer(runs)
+    assert math.isinf(found.interval[1]) or found.interval[0] == 0.0
+    assert found.status == "not_identified"
 
 
 def test_probabilities_fall_with_the_batch_and_the_interval_holds_the_truth() -> None:

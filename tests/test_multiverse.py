@@ -59,9 +59,9 @@ def test_a_harder_target_moves_it_by_its_own_factor() -> None:
 def test_one_run_that_took_eleven_times_as_long_moves_the_mean_and_not_the_rest() -> None:
     runs = sweep(seeds=4)
     runs[-1] = replace(runs[-1], samples=11 * runs[-1].samples, bracket=(11 * runs[-1].samples,) * 2)
-    for aggregate, loss in (("robust", "least-squares"), ("median", "least-squares"), ("mean", "huber")):
+    for aggregate, loss in (("robust", "linear"), ("median", "linear"), ("mean", "huber")):
         assert rows(runs, aggregate=aggregate, loss=loss, definition="b_crit") == pytest.approx([256.0], rel=0.01)
-    (mean,) = rows(runs, aggregate="mean", loss="least-squares", definition="b_crit")
+    (mean,) = rows(runs, aggregate="mean", loss="linear", definition="b_crit")
     assert abs(math.log(mean / 256.0)) > 0.2
     assert multiverse({None: runs}).factors["aggregate"] > 1.1
 
@@ -81,8 +81,8 @@ def test_evaluations_once_per_step_of_a_large_batch_move_it_by_the_crossing_rule
         n = math.floor(r.samples / every)
         runs.append(replace(r, bracket=(n * every, (n + 1) * every)))
     found = multiverse({1.0: runs})
-    (truth,) = {round(b) for b in rows(runs, crossing="interpolated", loss="least-squares", definition="b_crit")}
-    late = rows(runs, crossing="first", loss="least-squares", definition="b_crit")
+    (truth,) = {round(b) for b in rows(runs, crossing="interpolated", loss="linear", definition="b_crit")}
+    late = rows(runs, crossing="first", loss="linear", definition="b_crit")
     assert truth == 256
     assert all(b < 256 for b in late)
     assert found.factors["crossing"] > found.factors["aggregate"]
@@ -163,6 +163,6 @@ def test_published_runs_with_an_outlier_move_by_the_aggregate(measurements: Path
     runs = [run(int(r["global_batch_size"]), int(r["run_index"]), float(r["to_converge"])) for r in table]
     found = multiverse({None: runs})
     b_crit = {(row.aggregate, row.loss): row.batch for row in found.rows if row.definition == "b_crit"}
-    assert b_crit["robust", "least-squares"] == pytest.approx(16_191, rel=0.1)
-    assert b_crit["mean", "least-squares"] == pytest.approx(51_064, rel=0.01)
-    assert b_crit["median", "least-squares"] == pytest.approx(16_191, rel=0.01)
+    assert b_crit["robust", "linear"] == pytest.approx(16_191, rel=0.1)
+    assert b_crit["mean", "linear"] == pytest.approx(51_064, rel=0.01)
+    assert b_crit["median", "linear"] == pytest.approx(16_191, rel=0.01)

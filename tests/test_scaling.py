@@ -142,6 +142,44 @@ def test_a_fit_that_is_not_ok_is_left_out_by_name(tmp_path: Path, capsys: pytest
     assert law["left_out"] == [{"group": "n_params 1e+06", "reason": "its fit is extrapolated."}]
 
 
+def test_three_groups_have_an_interval_of_one_degree_of_freedom_and_are_not_ok(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    n = (1e7, 1e8, 1e9)
+    path = write(tmp_path / "fits.csv", ["n_params", "b_crit"], [(n[0], 30.0), (n[1], 100.0), (n[2], 280.0)])
+    (law,) = laws(capsys, path, "--against", "n_params")
+    assert law["status"] == "not_identified"
+    assert "rests on 1 degree of freedom (3 groups, 2 parameters)" in law["reason"]
+    assert "12.7 standard errors" in law["reason"]
+    x, y = np.log(n), np.log([30.0, 100.0, 280.0])
+    slope, level = np.polyfit(x, y, 1)
+    error = math.sqrt(((y - level - slope * x) ** 2).sum() / ((x - x.mean()) ** 2).sum())
+    assert law["exponent"] == pytest.approx(slope)
+    assert law["exponent_interval"] == pytest.approx([slope - 12.7062 * error, slope + 12.7062 * error], rel=1e-4)
+    assert main(["scaling", path, "--against", "n_params"]) == 0
+    said = capsys.readouterr().out
+    assert "n_params^0.485" in said
+    assert "not identified: the exponent rests on 1 degree of freedom" in said
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "nan"])
+def test_groups_without_a_critical_batch_are_left_out_by_name_and_the_rest_is_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], nothing: str
+) -> None:
+    header = ["n_params", "b_crit", "b_crit_low", "b_crit_high", "status"]
+    rows = [(n, n**0.5, 0.9 * n**0.5, 1.1 * n**0.5, "ok") for n in SIZES]
+    path = write(tmp_path / "fits.csv", header, [*rows, (1e6, nothing, nothing, 900.0, "not_identified")])
+    (law,) = laws(capsys, path, "--against", "n_params")
+    assert law["exponent"] == pytest.approx(0.5)
+    assert "left out, n_params 1e+06: the table holds no b_crit for it." in law["warnings"]
+    assert [g["batch"] for g in law["groups"] if g["status"] != "ok"] == [None]
+    few = write(tmp_path / "few.csv", header, [*rows[:2], (1e6, nothing, nothing, nothing, "not_identified")])
+    assert main(["scaling", few, "--against", "n_params"]) == 6
+    err = capsys.readouterr().err
+    assert "needs 3 groups whose fit is ok, got 2; left out: n_params 1e+06" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_two_groups_are_an_answer_without_a_law(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "fits.csv", ["n_params", "b_crit"], [(1e7, 30.0), (1e8, 90.0)])
     (law,) = laws(capsys, path, "--against", "n_params")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -22,12 +22,13 @@ from scaleexp import schema
 from scaleexp.errors import ConfigError, NotEnoughDataError, StorageError
 
 Source = str | Path | StudyLog
+Kind = Literal["study", "table", "curves"]
 
 
-def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "table", "curves"]:
+def kind_of(source: Source, columns: Columns = PLAIN) -> Kind:
     """What a source is, by its name and its content.
 
-    A table whose runs have several rows each holds curves.
+    A table whose runs have several rows with values each holds curves.
 
     Raises:
         ConfigError: none of these.
@@ -38,7 +39,7 @@ def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "
         raise ConfigError("a SOURCE is empty: give a study directory, a table or files of curves.")
     path, remote = Path(source), "://" in str(source)
     foreign = not remote and path.exists() and not (path / schema.PLAN_DIR).is_dir()
-    if foreign and _holds_curves(path, run_column or "run"):
+    if foreign and _holds_curves(path, columns):
         return "curves"
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
         if remote:
@@ -54,13 +55,34 @@ def kind_of(source: Source, run_column: str | None = None) -> Literal["study", "
     return "study"
 
 
-def _holds_curves(path: Path, run_column: str) -> bool:
+def kinds_of(sources: Sequence[Source], columns: Columns = PLAIN) -> tuple[Kind, ...]:
+    """What each source is; a file is read to find out, so that this is asked once.
+
+    Raises:
+        ConfigError: none of what is known, one source twice, or an option of tables or curves where there are none.
+    """
+    _refuse_twice(sources)
+    kinds = tuple(kind_of(source, columns) for source in sources)
+    check_meaning(set(kinds), columns)
+    return kinds
+
+
+def _refuse_twice(sources: Sequence[Source]) -> None:
+    """The same runs twice are not twice as many seeds."""
+    places = [source.path if isinstance(source, StudyLog) else str(source) for source in sources]
+    resolved = [place if "://" in place else str(Path(place).resolve()) for place in places]
+    for i, place in enumerate(resolved):
+        if place in resolved[:i]:
+            raise ConfigError(f"{places[i]} is given twice, and its runs would count twice: give every source once.")
+
+
+def _holds_curves(path: Path, columns: Columns) -> bool:
     """Whether it does; what is foreign by its name is not read to find out, and what cannot be read is told later."""
     suffix = path.suffix.lower()
     if not (path.is_dir() or EVENTS in path.name or suffix in SUFFIXES or suffix in (".json", ".jsonl", ".ndjson")):
         return False
     with suppress(ConfigError, StorageError):
-        return holds_curves(path, run_column)
+        return holds_curves(path, columns.run or "run", columns.batch)
     return False
 
 
@@ -72,6 +94,7 @@ def load_sweeps(
     metric: str | None = None,
     with_traces: bool = False,
     with_branches: bool = False,
+    kinds: Sequence[Kind] | None = None,
 ) -> tuple[Sweep, ...]:
     """Every group of every source.
 
@@ -85,18 +108,18 @@ def load_sweeps(
         metric: for studies, one that the plan has a target for; for curves, one that is logged.
         with_traces: whether the evaluations of every run are wanted as well.
         with_branches: whether tables and curves are of branches, of which each point is a group.
+        kinds: from `kinds_of`, where it was asked already.
 
     Raises:
         ConfigError: a source that is neither, or that does not hold what it has to.
         StorageError: a study that cannot be read.
     """
-    check_meaning(sources, columns)
+    kinds = kinds or kinds_of(sources, columns)
     if with_branches:
-        return _branches(sources, columns, targets, metric)
+        return _branches(sources, kinds, columns, targets, metric)
     found: list[tuple[Sweep, ...]] = []
     curves: list[str | Path] = []
-    for source in sources:
-        kind = kind_of(source, columns.run)
+    for source, kind in zip(sources, kinds, strict=True):
         if isinstance(source, StudyLog) or kind == "study":
             log = source if isinstance(source, StudyLog) else load(source)
             own = study_sweeps(log, columns.group_by, targets=targets, metric=metric, with_traces=with_traces)
@@ -125,10 +148,9 @@ def _by_source(found: Sequence[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
 
 
 def _branches(
-    sources: Sequence[Source], columns: Columns, targets: Sequence[float], metric: str | None
+    sources: Sequence[Source], kinds: Sequence[Kind], columns: Columns, targets: Sequence[float], metric: str | None
 ) -> tuple[Sweep, ...]:
     """Every group and branch point of tables and curves of branches."""
-    kinds = [kind_of(source, columns.run) for source in sources]
     if "study" in kinds:
         raise ConfigError(
             "--definition branched compares branches from one checkpoint, which a study does not hold: give a table "
@@ -149,13 +171,12 @@ def _branches(
     )
 
 
-def check_meaning(sources: Sequence[Source], columns: Columns) -> None:
+def check_meaning(kinds: Set[Kind], columns: Columns) -> None:
     """Refuse what no source takes.
 
     Raises:
         ConfigError: an option of tables or curves where there are none.
     """
-    kinds = {kind_of(source, columns.run) for source in sources}
     of_curves = replace(columns, run=None, run_pattern=None, batch_size=None, lr=None, direction=PLAIN.direction)
     if kinds == {"study"} and columns != Columns(group_by=columns.group_by):
         raise ConfigError(

@@ -75,7 +75,7 @@ def curve_sweeps(
                     runs=runs,
                     provenance=provenance,
                     problems=(*curves.problems, *((note,) if note else ())),
-                    traces=own.runs if with_traces else (),
+                    traces=own.runs,
                 )
             )
     return tuple(found)

@@ -71,7 +71,7 @@ def read_files(paths: Sequence[Path], named: Named) -> Files:
     return Files(runs=reading.runs, sources=used, rows=reading.rows, problems=[*problems, *reading.problems])
 
 
-def holds_curves(path: Path, run_column: str = "run") -> bool:
+def holds_curves(path: Path, run_column: str = "run", batch_column: str = "batch_size") -> bool:
     """Whether a file or directory is one for `read_files`, and not a table of measured points, one row per run.
 
     Raises:
@@ -84,9 +84,7 @@ def holds_curves(path: Path, run_column: str = "run") -> bool:
     if _kind_without_table(source) is not None:
         return True
     table, _ = read_table(source)
-    if wandb.is_history(table) or run_column not in table.column_names:
-        return wandb.is_history(table)
-    return bool(len(table[run_column].unique()) < table.num_rows)
+    return wandb.is_history(table) or long_table.has_curves(table, run_column, batch_column)
 
 
 def _kind_without_table(source: Source) -> Kind | None:

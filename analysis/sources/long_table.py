@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from analysis.sources.logged import FloatArray, Logged, Named, Reading, Series, Source
-from analysis.sources.rows import FACT_NAMES, by_run, constants
+from analysis.sources.rows import FACT_NAMES, Index, by_run, constants
 from analysis.sources.tables import as_numbers, filled, numbers, require, words
 from scaleexp.errors import ConfigError
 
@@ -50,6 +50,31 @@ def read(tables: Sequence[tuple[Source, pa.Table]], named: Named) -> Reading:
             of_run = {fact: value for fact, value in of_run.items() if fact not in metrics}
             runs.append(Logged(run=run, files=(source.path,), series=series, facts=of_run))
     return Reading(runs=runs, rows={source.path: table.num_rows for source, table in tables}, problems=problems)
+
+
+def has_curves(table: pa.Table, run_column: str = "run", batch_column: str = "batch_size") -> bool:
+    """Whether the rows are evaluations of runs, several of each, and not what each run took to a target.
+
+    A column that numbers replicates may be called `run` in a table of points. So several rows of one name are a curve
+    only with values: a column `value`, or one that changes within a run whose batch size does not.
+    """
+    if run_column not in table.column_names:
+        return False
+    rows, _ = by_run(table, run_column)
+    if not any(index.size > 1 for index in rows.values()):
+        return False
+    if "value" in table.column_names:
+        return True
+    if batch_column in table.column_names and not _constant(table, batch_column, rows.values()):
+        return False
+    others = [name for name in table.column_names if name not in NOT_METRICS | {run_column, batch_column}]
+    return any(as_numbers(table, name) is not None and not _constant(table, name, rows.values()) for name in others)
+
+
+def _constant(table: pa.Table, column: str, runs: Iterable[Index]) -> bool:
+    """Whether a column has one value in each run."""
+    cells = words(table, column)
+    return all(len({cell for cell in cells[index] if cell is not None}) < 2 for index in runs)
 
 
 def _counts(source: Source, table: pa.Table, named: Named) -> tuple[str, Literal["steps", "samples"]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.defaults import CONFIDENCE
 from analysis.fits import FitOptions, SweepFit, joined
 from analysis.read import StudyLog
 from analysis.study import StudyAnalysis, answer, goals
 from analysis.study_traces import study_traces
 from analysis.sweep import GroupValue, Sweep, group_text
 from analysis.targets import Run, runs_to_target
+from analysis.wording import nearest
 from scaleexp.errors import ConfigError
 
 _TRIAL_ONLY = {"schema_version", "trial_id", "seed", "batch_size", "micro_batch", "accumulation_steps", "lr"}
@@ -25,10 +25,10 @@ def study_fit(
 
     Args:
         study: as analysed; its curve is taken over.
-        options: that it was analysed with; the defaults with its confidence if None.
+        options: that it was analysed with, and of what is read off it; its own if None.
         group: what tells it from other studies.
     """
-    chosen = options or FitOptions(confidence=study.fit.confidence if study.fit else CONFIDENCE)
+    chosen = options or study.options
     sweep = Sweep(
         group=dict(group or {}),
         metric=study.metric,
@@ -69,9 +69,7 @@ def study_sweeps(
     known = sorted(set.intersection(*(set(c) for c in columns.values())))
     for name in group_by:
         if name not in known:
-            raise ConfigError(
-                f"{log.path} has no column {name!r} to group by; those that its log has are {', '.join(known)}."
-            )
+            raise ConfigError(f"{log.path} has no column {name!r} to group by; {nearest(name, known)}.")
     found = []
     for planned, goal in goals(log, targets, metric):
         traces = study_traces(log, planned["metric"]) if with_traces else ()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from analysis.wording import has_thousands, nearest
 from scaleexp.errors import ConfigError
 
 SUFFIXES = (".csv", ".parquet", ".pq")
@@ -50,12 +51,21 @@ class FileTable:
         """
         if column not in self.columns:
             then = f"; {remedy}" if remedy else ""
-            raise ConfigError(f"{self.path} has no column {column!r}; its columns are {', '.join(self.columns)}{then}.")
+            raise ConfigError(f"{self.path} has no column {column!r}; {nearest(column, self.columns)}{then}.")
         return list(self.table[column].to_pylist())
 
     def numbers(self, column: str, remedy: str = "") -> list[float]:
         """A column of positive finite numbers."""
         return self._each(column, _positive, "a positive number", remedy)
+
+    def numbers_or_none(self, column: str, remedy: str = "") -> list[float | None]:
+        """A column of positive finite numbers with gaps: an empty cell, null or nan."""
+        cells = self.cells(column, remedy)
+        known = [i for i, cell in enumerate(cells) if not _is_gap(cell)]
+        found: list[float | None] = [None] * len(cells)
+        for i in known:
+            found[i] = self._read(column, i + 1, cells[i], _positive, "a positive number or nothing")
+        return found
 
     def whole_numbers(self, column: str, remedy: str = "", *, least: int = 1) -> list[int]:
         """A column of whole numbers from `least` on."""
@@ -71,16 +81,19 @@ class FileTable:
         return self._each(column, _label, "a value", remedy)
 
     def _each(self, column: str, read: Callable[[object], Cell | None], what: str, remedy: str) -> list[Cell]:
-        found = []
-        for row, cell in enumerate(self.cells(column, remedy), start=1):
-            value = read(cell)
-            if value is None:
-                got = "nothing" if cell is None or cell == "" else repr(cell)
-                raise ConfigError(
-                    f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}."
-                )
-            found.append(value)
-        return found
+        cells = self.cells(column, remedy)
+        return [self._read(column, row, cell, read, what) for row, cell in enumerate(cells, start=1)]
+
+    def _read(self, column: str, row: int, cell: object, read: Callable[[object], Cell | None], what: str) -> Cell:
+        value = read(cell)
+        if value is None:
+            got = "nothing" if cell is None or cell == "" else repr(cell)
+            then = "write it without thousands separators" if has_thousands(cell) else ""
+            raise ConfigError(
+                f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}"
+                f"{f': {then}' if then else ''}."
+            )
+        return value
 
 
 def read_table(path: str | Path) -> FileTable:
@@ -123,7 +136,22 @@ def _csv(content: bytes) -> pa.Table:
             raise pa.ArrowInvalid(
                 f"its columns are separated by {name}; save it with commas between columns and points in decimals"
             )
-    table = csv.read_csv(BytesIO(content))
+    ragged: list[Any] = []
+
+    def skip(row: Any) -> str:  # noqa: ANN401 - pyarrow's InvalidRow
+        ragged.append(row)
+        return "skip"
+
+    # Rows are numbered by one thread only.
+    table = csv.read_csv(
+        BytesIO(content), csv.ReadOptions(use_threads=False), csv.ParseOptions(invalid_row_handler=skip)
+    )
+    if ragged:
+        first = ragged[0]
+        raise pa.ArrowInvalid(
+            f"row {first.number - 1} has {first.actual_columns} cells where the header has {first.expected_columns} "
+            "(a number with a comma in it is two cells)"
+        )
     return table.rename_columns([name.strip() for name in table.column_names])
 
 
@@ -146,6 +174,12 @@ def _positive(cell: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) and value > 0.0 else None
+
+
+def _is_gap(cell: object) -> bool:
+    if isinstance(cell, str):
+        return cell.strip().lower() in ("", "null", "none", "nan")
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _whole(cell: object, least: int) -> int | None:

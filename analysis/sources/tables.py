@@ -15,6 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from analysis.sources.logged import FloatArray, Source
+from analysis.wording import has_thousands, nearest
 from scaleexp.errors import ConfigError, StorageError
 
 PARQUET_MAGIC = b"PAR1"
@@ -47,9 +48,10 @@ def numbers(table: pa.Table, name: str) -> FloatArray:
     if values is None:
         text = [str(cell) for cell in table[name].to_pylist() if cell is not None]
         cell = next((cell for cell in text if not _is_number(cell)), text[0] if text else "nothing")
-        raise ConfigError(
-            f"column {name} should hold numbers and holds {cell[:40]!r}: name another column or mend the file."
-        )
+        row = 1 + next((i for i, other in enumerate(table[name].to_pylist()) if str(other) == cell), 0)
+        mend = "name another column or mend the file"
+        then = "write it without thousands separators" if has_thousands(cell) else mend
+        raise ConfigError(f"column {name} should hold numbers and holds {cell[:40]!r} in row {row}: {then}.")
     return values
 
 
@@ -91,7 +93,7 @@ def require(table: pa.Table, column: str, option: str, source: Source) -> str:
     """
     if column not in table.column_names:
         raise ConfigError(
-            f"{source.path} has no column {column!r} for {option}; its columns are {', '.join(table.column_names)}."
+            f"{source.path} has no column {column!r} for {option}; {nearest(column, table.column_names)}."
         )
     return column
 
