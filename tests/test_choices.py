@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -15,6 +15,7 @@ from analysis.fit_methods import used_by
 from analysis.fits import SweepFit, fit_sweep
 from analysis.multiverse import CROSSINGS, multiverse
 from analysis.multiverse_text import levels, multiverse_lines
+from analysis.near_targets import neighbouring_targets
 from analysis.output import schema_of
 from analysis.read import load
 from analysis.sources import load_sweeps
@@ -231,3 +232,18 @@ def test_runs_that_a_log_does_not_hold_are_not_looked_for_in_it(study: Path, tmp
     assert {row.target for row in found.rows} == {pooled.target}
     with pytest.raises(AssertionError, match="is in no log of its sweep"):
         runs_at(pooled, [load(study)], 2.0)
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_neighbouring_targets_are_those_that_every_run_met(tmp_path: Path, direction: Literal["min", "max"]) -> None:
+    sign = 1 if direction == "min" else -1
+    curves = {"a": (4.0, 3.0, 2.0, 1.0, 0.5, 0.5), "b": (4.0, 2.5, 1.5, 0.9, 0.8, 0.8), "c": (4.0, 3.9, 3.8, 3.7, 3.6)}
+    rows = [
+        f"{run},{16 * 2**k},{step},{sign * value}"
+        for k, (run, values) in enumerate(curves.items())
+        for step, value in enumerate(values)
+    ]
+    (table := tmp_path / "c.csv").write_text("run,batch_size,steps,value\n" + "\n".join(rows) + "\n")
+    (sweep,) = load_sweeps([table], Columns(unit="example", direction=direction), targets=[sign * 1.0])
+    found = [sign * value for value in neighbouring_targets(sweep)]
+    assert found == pytest.approx([1.75, 1.38, 0.9, 0.82], abs=0.011)  # b starts at 2.5 and ends at 0.8; c met none

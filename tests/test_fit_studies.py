@@ -113,7 +113,7 @@ def test_a_study_and_a_table_of_its_runs_give_the_identical_curve(small: Path, t
     assert [fit.sweep.group for fit in both] == [{"study": "small"}, {"table": "t"}]
 
 
-def test_a_column_that_no_log_has_is_refused_with_those_that_it_has(
+def test_a_column_that_no_log_has_is_refused_with_the_nearest_that_it_has(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", str(small), "--group-by", "n_layers"]) == 2
