@@ -26,7 +26,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Further]:
     directory = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_factory, "METRIC", "val_loss")
-        study = analyse(write_study(directory / "study"))
+        study = analyse(write_study(directory / "study", distances=True))
     return write_report(study, directory / "report.html"), further(study)
 
 
