@@ -1,0 +1,54 @@
+"""Samples of a worker in a step: those that are looked at, and the best of them for every number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from scaleexp.simulate.configuration import Limits
+from scaleexp.simulate.given_curve import FloatArray, GivenCurve
+from scaleexp.simulate.step_sources import StepTimes
+
+_LARGEST = 64.0
+"""Batches are looked for up to this many times B_crit, where nothing is left to gain (1.6 % of the steps)."""
+
+
+def worker_batches(curve: GivenCurve, limits: Limits) -> FloatArray:
+    """Samples of a worker in a step that are looked at, ascending, shape (K,)."""
+    if limits.worker_batches:
+        return np.array(sorted(limits.worker_batches), dtype=np.float64)
+    largest = max(_LARGEST * curve.usual_batch, curve.measured[1] if curve.measured else 1.0, 1.0)
+    return np.asarray(2.0 ** np.arange(int(np.log2(min(largest, 2.0**40))) + 1))
+
+
+def accumulation(worker_batch: FloatArray, limits: Limits) -> FloatArray:
+    """Micro-batches of a step: as few as fit into memory; powers of two divide powers of two."""
+    most = limits.max_micro_batch
+    if most is None:
+        return np.ones_like(worker_batch)
+    steps = np.ceil(worker_batch / most)
+    while (worker_batch % steps != 0).any():
+        steps = np.where(worker_batch % steps != 0, steps + 1, steps)
+    return steps
+
+
+def best_batches(
+    curve: GivenCurve, times: StepTimes, p: FloatArray, batches: FloatArray, limits: Limits
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Index of the best worker batch of every number of workers, -1 where there is none, and why there is none."""
+    nodes = np.ceil(p / limits.workers_per_node)
+    found = times.predict(p[:, None], nodes[:, None], batches, accumulation(batches, limits))
+    grid = p[:, None] * batches
+    seconds = curve.steps(grid) * found.step_time_s
+    ceiling = max(_LARGEST * curve.usual_batch, curve.measured[1] if curve.measured else 0.0)
+    seconds = np.where((grid <= ceiling) | (batches == batches[0]), seconds, np.nan)
+    seconds = np.where(np.isnan(seconds), np.inf, seconds)
+    best = np.where(np.isfinite(seconds).any(1), seconds.argmin(1), -1)
+    left_out = [f"{int(p[i])} workers are left out: {found.reason[i, 0]}" for i in np.flatnonzero(best < 0)]
+    return best, left_out
+
+
+def best_rate(times: StepTimes, batches: FloatArray, limits: Limits) -> float:
+    """Fewest seconds of computation that one worker spends on a sample, over its batches."""
+    per_sample = times.predict(1, 1, batches, accumulation(batches, limits)).parts["compute"] / batches
+    return float(np.nanmin(per_sample))
