@@ -68,7 +68,7 @@ def lines_of_decision(made: Decision) -> list[Line]:
     price = "" if given.price is None else f", at {cents(given.price)} per {given.worker} hour"
     bound = " at most, by the bounds alone" if given.curve.bounds_only else ""
     lines = [
-        ("take", f"{saying.plural(row.workers, given.worker)} for {_why(made)}"),
+        ("take", f"{saying.plural(row.workers, given.worker)}, {_why(made)}"),
         ("batch", f"{saying.count(row.batch_size)} {given.curve.unit}s = {saying.split_text(row)}"),
         ("learning rate", saying.rate_text(made.lr)),
         (
@@ -89,13 +89,13 @@ def _why(made: Decision) -> str:
     choice = made.choice
     wanted = saying.wanted_text(choice)
     if choice.chance is None:
-        return f"the {wanted}"
+        return f"for the {wanted}"
     chance = f"in {saying.share(choice.chance)} of the draws"
     if choice.sure:
         best = {"deadline": "cheapest", "budget": "fastest", "deadline and budget": "best"}[choice.criterion]
-        return f"the {best} run {wanted}, which holds {chance}"
+        return f"the {best} that is {wanted}: it is {chance}"
     return (
-        f"want of one {wanted}: this holds {chance}" if choice.chance else f"want of one {wanted}: nothing comes nearer"
+        f"the likeliest to be {wanted}, but only {chance}" if choice.chance else f"though not {wanted}: nothing here is"
     )
 
 

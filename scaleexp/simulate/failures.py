@@ -16,7 +16,7 @@ from scaleexp.laws import FloatOrArray
 
 FloatArray = npt.NDArray[np.float64]
 
-_LONGEST = 500.0
+_LONGEST = 100.0
 """Exponents beyond this are as good as never ending, and would leave the range of floats."""
 
 
@@ -102,12 +102,13 @@ def completion(
     given = [np.asarray(x, dtype=np.float64) for x in (work_s, mtbf_s, checkpoint_s, restart_s)]
     work, M, C, R = np.broadcast_arrays(*given)
     assert (work >= 0).all() and (M > 0).all() and (C >= 0).all() and (R >= 0).all()  # noqa: PT018
-    wanted = np.broadcast_to(daly_interval(C, M) if every_s is None else np.asarray(every_s, float), work.shape)
+    # Where saving costs nothing it never stops paying: a thousandth of the time between failures is often enough.
+    wanted = (
+        np.maximum(daly_interval(C, M), 1e-3 * np.minimum(M, 1e300)) if every_s is None else np.asarray(every_s, float)
+    )
     never = np.isinf(M)
     rate = 1.0 / M
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Without a cost of saving, the work is saved after every moment: 1,000 times a failure is near enough to that.
-        segments = np.ceil(work / np.maximum(wanted, np.minimum(M, 1e300) * 1e-3))
+    segments = np.ceil(work / wanted)
     segments = np.where(never, 1.0, np.maximum(segments, 1.0))
     saved, last = _segment(work / segments + C, R, rate), _segment(work / segments, R, rate)
     # Nothing times infinity is nothing here: a run of one segment saves no checkpoint.
