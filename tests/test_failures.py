@@ -43,7 +43,7 @@ def test_expected_time_spread_and_failures_are_those_of_a_simulation(work_s, eve
 
 
 def test_ten_thousand_workers_step_by_step_take_what_the_parts_say():
-    """Jitter of every worker in every step, failures of every node, restarts: within 1 %, the error of the largest of p."""
+    """Jitter of every worker in every step, failures of every node, restarts: within 1 %, the error of the largest."""
     rng, workers, nodes, steps, node_mtbf = np.random.default_rng(3), 10_000, 1_250, 400, 1_250 * 900.0
     jitter, compute_s = 0.04, 2.0
     slowest = compute_s * (1 + jitter * rng.standard_normal((steps, workers)).max(axis=1))

@@ -158,11 +158,7 @@ def deciding_text(run: DecidingRun, unit: str) -> str:
 
 def _mind(made: Decision) -> list[Line]:
     """The first doubt that no other line has said."""
-    curve = made.inputs.curve
-    said = [curve.reason] if curve.status in ("misfit", "extrapolated") else []
-    said += [part for part in made.chosen.reason.split("; ") if part and part != made.weakest.reason]
-    said += made.found.left_out
-    return [("mind", said[0].rstrip("."))] if said else []
+    return [("mind", sentence.rstrip(".")) for sentence in saying.doubts(made)[:1]]
 
 
 def card(lines: Sequence[Line], width: int) -> str:

@@ -27,12 +27,14 @@ class Completion:
     Attributes:
         mean_s: expected seconds from start to end; inf where it would never end.
         sd_s: standard deviation of them.
+        undisturbed_s: seconds if it is lucky and nothing fails: work and checkpoints.
         failures: expected number of failures.
         checkpoint_every_s: seconds of work between checkpoints; inf where none pays.
     """
 
     mean_s: FloatArray
     sd_s: FloatArray
+    undisturbed_s: FloatArray
     failures: FloatArray
     checkpoint_every_s: FloatArray
 
@@ -117,6 +119,7 @@ def completion(
     return Completion(
         mean_s=mean,
         sd_s=np.sqrt(variance),
+        undisturbed_s=work + np.where(segments > 1, (segments - 1) * C, 0.0),
         failures=failed,
         checkpoint_every_s=np.where(segments > 1, work / segments, np.inf),
     )

@@ -13,7 +13,7 @@ from scaleexp.simulate.configuration import CAUSES, Ends, Failures, Limits, Row
 from scaleexp.simulate.failures import Completion, completion, run_mtbf
 from scaleexp.simulate.given_curve import FloatArray, GivenCurve
 from scaleexp.simulate.step_sources import StepTimes
-from scaleexp.simulate.worker_batch import accumulation, best_batches, best_rate, worker_batches
+from scaleexp.simulate.worker_batch import accumulation, best_batches, best_rate, left_out_for, worker_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,9 +68,12 @@ def frontier(
     everyone = np.array(workers, dtype=np.float64)
     batches = worker_batches(curve, limits)
     best, left_out = best_batches(curve, times, everyone, batches, limits)
-    p, b = everyone[best >= 0], batches[best[best >= 0]]
+    endless = _endless(np.ceil(everyone / limits.workers_per_node), failures)
+    left_out += left_out_for(everyone[endless], _ENDLESS)
+    kept = (best >= 0) & ~endless
+    p, b = everyone[kept], batches[best[kept]]
     if not p.size:
-        raise InfeasibleError(f"no number of workers has a step time: {left_out[0]}")
+        raise InfeasibleError(f"nothing can be said of any number of workers: {left_out[0]}.")
     nodes, accumulated = np.ceil(p / limits.workers_per_node), accumulation(b, limits)
     found, steps = times.predict(p, nodes, b, accumulated), curve.steps(p * b)
     run = _through(steps * found.step_time_s, nodes, failures)
@@ -151,12 +154,26 @@ def _drawn(
     }
 
 
+_ENDLESS = "they fail more often than they can save a checkpoint and start again, so that a run never ends"
+
+
+def _endless(nodes: FloatArray, failures: Failures) -> npt.NDArray[np.bool_]:
+    """Where saving and starting again leave less than a thousandth of the time for work."""
+    day = completion(
+        86_400.0,
+        run_mtbf(failures.node_mtbf_s, nodes),
+        checkpoint_s=failures.checkpoint_s,
+        restart_s=failures.restart_s,
+    )
+    return np.asarray(day.mean_s > 1e3 * 86_400.0)
+
+
 def _with_luck(run: Completion, normal: FloatArray) -> FloatArray:
-    """Seconds of a run drawn around its mean: lognormal with the same mean and standard deviation."""
-    with np.errstate(invalid="ignore"):
-        relative = np.where(np.isfinite(run.mean_s), run.sd_s / run.mean_s, 0.0)
-    width = np.sqrt(np.log1p(relative**2))
-    found: FloatArray = run.mean_s * np.exp(width * normal - width**2 / 2)
+    """Seconds of a run drawn: what it takes without failures, and beyond that lognormal with its mean and spread."""
+    lost = run.mean_s - run.undisturbed_s
+    with np.errstate(divide="ignore", invalid="ignore"):
+        width = np.sqrt(np.log1p(np.where(lost > 0, run.sd_s / lost, 0.0) ** 2))
+    found: FloatArray = run.undisturbed_s + lost * np.exp(width * normal - width**2 / 2)
     return found
 
 

@@ -108,7 +108,6 @@ def _below(made: Decision) -> list[str]:
         "batches (comp.), communication, stragglers and failures."
     )
     failures = saying.failures_text(made)
-    doubts = made.chosen.reason
     return [
         legend,
         "",
@@ -117,6 +116,5 @@ def _below(made: Decision) -> list[str]:
         f"Learning rate: {saying.rate_text(made.lr)}.",
         *([f"Failures: {failures}."] if failures else []),
         f"Weakest input: {saying.weakest_text(made)}.",
-        *([f"Mind: {doubts}."] if doubts else []),
-        *(f"Mind: {sentence.rstrip('.')}." for sentence in made.found.left_out),
+        *(f"Mind: {sentence.rstrip('.')}." for sentence in saying.doubts(made)),
     ]

@@ -182,3 +182,11 @@ def failures_text(made: Decision) -> str:
     if row.checkpoint_every_s is None:
         return f"{expected}; in so short a run no checkpoint pays"
     return f"save a checkpoint every {time_of(row.checkpoint_every_s)}; {expected}"
+
+
+def doubts(made: Decision) -> list[str]:
+    """What is not to be trusted about the chosen point and about the table, beside the weakest input."""
+    curve = made.inputs.curve
+    said = [curve.reason] if curve.status in ("misfit", "extrapolated") else []
+    said += [part for part in made.chosen.reason.split("; ") if part and part != made.weakest.reason]
+    return [*said, *made.found.left_out]

@@ -44,8 +44,21 @@ def best_batches(
     seconds = np.where((grid <= ceiling) | (batches == batches[0]), seconds, np.nan)
     seconds = np.where(np.isnan(seconds), np.inf, seconds)
     best = np.where(np.isfinite(seconds).any(1), seconds.argmin(1), -1)
-    left_out = [f"{int(p[i])} workers are left out: {found.reason[i, 0]}" for i in np.flatnonzero(best < 0)]
+    without = best < 0
+    reasons = dict.fromkeys(str(reason) for reason in found.reason[without, 0])
+    left_out = [line for r in reasons for line in left_out_for(p[without & (found.reason[:, 0] == r)], r)]
     return best, left_out
+
+
+def left_out_for(workers: FloatArray, reason: str) -> list[str]:
+    """A sentence on these numbers of workers, if there are any.
+
+    >>> left_out_for(np.array([512.0, 1024.0]), "they are too many")
+    ['512 and 1,024 workers are left out: they are too many']
+    """
+    names = [f"{n:,.0f}" for n in workers]
+    told = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return [f"{told} workers are left out: {reason}"] if names else []
 
 
 def best_rate(times: StepTimes, batches: FloatArray, limits: Limits) -> float:
