@@ -230,7 +230,7 @@ def roofline(profile="a100-40gb", **ranges):
 
 
 def test_a_roofline_is_the_data_sheet_at_the_efficiencies_that_it_is_told():
-    exact = {name: (value, value) for name, value in zip(RANGES, (0.5, 0.8, 0.5, 0.5, 0.01), strict=True)}
+    exact = {name: (value, value) for name, value in zip(RANGES, (0.5, 0.8, 0.5, 0.5, 0.01, 1e-6), strict=True)}
     at = roofline(**exact).predict(16, 2, 4096)
     compute = 6e9 * 4096 / (312e12 * 0.5) + 28e9 / (1555e9 * 0.8)
     inside = 2 * 7 * (2e9 / 8 / (300e9 * 0.5) + 3.4e-6)
@@ -241,6 +241,8 @@ def test_a_roofline_is_the_data_sheet_at_the_efficiencies_that_it_is_told():
     assert float(at.step_time_s) == pytest.approx(sum(map(float, at.parts.values())))
     small = float(roofline(**exact).predict(1, 1, 1, 4).parts["compute"])
     assert small == pytest.approx(4 * 3 * 2e9 / (1555e9 * 0.8) + 28e9 / (1555e9 * 0.8))  # bound by memory
+    tiny = float(roofline(**{**exact, "launch_s": (0.1, 0.1)}).predict(1, 1, 1, 4).parts["compute"])
+    assert tiny == pytest.approx(4 * 0.1 + 28e9 / (1555e9 * 0.8))  # bound by launching kernels
 
 
 def test_without_measurements_the_interval_is_as_wide_as_what_is_not_known():

@@ -23,10 +23,12 @@ RANGES: Ranges = {
     "link_efficiency": (0.3, 0.9),
     "exposed_share": (0.1, 1.0),
     "step_jitter": (0.005, 0.05),
+    "launch_s": (1e-3, 3e-2),
 }
 """What nobody measured, each a range that holds 95 % of what is thought likely: share of the peak arithmetic rate
 (Chowdhery et al. 2022, arXiv:2204.02311, table 3, finds 0.21 to 0.46 in four large language models; small ones attain
-less), of the peak of memory and links, of the communication that no computation hides, and spread of compute time."""
+less), of the peak of memory and links, of the communication that no computation hides, spread of compute time, and
+seconds that a pass through a model takes at least, however small it is, because its kernels have to be launched."""
 OPTIMIZER_BYTES = 28
 """Moved per parameter by Adam in float32: parameter, gradient and two moments read, all but the gradient written."""
 ONE_NUMBER = "one number, taken to hold for every number of workers, so that no communication is counted"
@@ -105,10 +107,10 @@ class _Drawn:
 class Roofline:
     """Step times from data-sheet peaks and the ranges above (Williams et al. 2009, CACM 52(4), 65): wide, as they are.
 
-    compute = max(F b / (peak e_c), a 3 P y / (bandwidth e_m)) + 28 P / (bandwidth e_m), with F flops per sample, b
-    samples of a worker in a micro-batches, P parameters of y bytes. communication = exposed share of a ring all-reduce
-    of the gradient inside the node, then one between nodes, 2 (n - 1) (V / (n bandwidth e_l) + latency) each.
-    straggler = compute times jitter times the expected largest of p normals (Blom 1958).
+    compute = max(F b / (peak e_c), a 3 P y / (bandwidth e_m), a launch) + 28 P / (bandwidth e_m), with F flops per
+    sample, b samples of a worker in a micro-batches, P parameters of y bytes. communication = exposed share of a ring
+    all-reduce of the gradient inside the node, then one between nodes, 2 (n - 1) (V / (n bandwidth e_l) + latency)
+    each. straggler = compute times jitter times the expected largest of p normals (Blom 1958).
 
     Attributes:
         profile: of the hardware.
@@ -136,7 +138,8 @@ class Roofline:
             self.draws(400, 0).step_time_s(*asked), (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2), axis=0
         )
         ends = self.ranges["compute_efficiency"]
-        said = f"a roofline of data-sheet peaks at {ends[0]:.0%} to {ends[1]:.0%} of their rate: nothing was measured"
+        rate = f"{100 * ends[0]:.0f} to {100 * ends[1]:.0f} % of their rate"
+        said = f"a roofline of data-sheet peaks at {rate}: nothing was measured"
         return Prediction(
             step_time_s=total,
             interval=(low, high),
@@ -170,7 +173,10 @@ class Roofline:
             self.flops_per_sample * b / (peak_flop_per_s(self.profile, self.precision) * held["compute_efficiency"])
         )
         weights = a * 3 * self.n_parameters * wide / bandwidth
-        compute = np.maximum(arithmetic, weights) + OPTIMIZER_BYTES * self.n_parameters / bandwidth
+        compute = (
+            np.maximum(np.maximum(arithmetic, weights), a * held["launch_s"])
+            + OPTIMIZER_BYTES * self.n_parameters / bandwidth
+        )
         inside, between = np.ceil(p / nodes), nodes
         volume = self.n_parameters * wide
         ring = self._ring("intra_node", volume, inside, held) + self._ring("inter_node", volume / inside, between, held)
