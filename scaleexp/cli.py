@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from scaleexp import __version__
+from scaleexp.cmd_simulate import simulate
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
 from scaleexp.redact import redact
 from scaleexp.schema import REPORT_DIR
@@ -192,6 +193,9 @@ def list_(what: str, as_json: bool) -> None:
     else:
         width = max(map(len, found))
         click.echo("\n".join(f"{name:<{width}}  {says}" for name, says in found.items()))
+
+
+cli.add_command(simulate)
 
 
 def main() -> None:
