@@ -83,14 +83,14 @@ def _unit(found: FrontierFile) -> tuple[str, float]:
 
 def _limits(found: FrontierFile, ax: Axes, hours: float) -> None:
     """Deadline and budget as lines, where they were asked for and lie in the picture."""
-    asked, style = found.document["recommended"], {"color": axes.ink(), "lw": 1}
+    asked = found.document["recommended"]
     if asked["deadline_s"] is not None:
         at = asked["deadline_s"] / 3600 / hours
         if ax.get_xlim()[0] < at < ax.get_xlim()[1]:
-            ax.axvline(at, ls="--", label=f"deadline: {number(at)} {_unit(found)[0]}", **style)
+            ax.axvline(at, ls="--", label=f"deadline: {number(at)} {_unit(found)[0]}", color=axes.ink(), lw=1)
     budget = asked["budget_usd"]
     if budget is not None and ax.get_ylim()[0] < budget < ax.get_ylim()[1]:
-        ax.axhline(budget, ls=":", label=rf"budget: \${number(budget)}", **style)
+        ax.axhline(budget, ls=":", label=rf"budget: \${number(budget)}", color=axes.ink(), lw=1)
 
 
 @own.on_own_axes(height=5.2)

@@ -17,6 +17,7 @@ import click
 
 from scaleexp import __version__
 from scaleexp.cmd_advise import advise_command
+from scaleexp.cmd_frontier import frontier_command
 from scaleexp.cmd_simulate import simulate
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
 from scaleexp.redact import redact
@@ -198,8 +199,9 @@ def list_(what: str, as_json: bool) -> None:
         click.echo("\n".join(f"{name:<{width}}  {says}" for name, says in found.items()))
 
 
-cli.add_command(advise_command)
+simulate.add_command(frontier_command)
 cli.add_command(simulate)
+cli.add_command(advise_command)
 
 
 def main() -> None:

@@ -61,12 +61,12 @@ def _read(source: str, target: float | None, group: tuple[str, ...]) -> tuple[Gi
     from analysis.output import fit_document
     from analysis.step_rows import step_rows
     from analysis.study import analyse
-    from scaleexp.simulate.measured_steps import own_times
+    from scaleexp.simulate.measured_steps import fitted_times, own_times
 
     study = analyse(source, target=target)
     curve = of_document(fit_document([study]), str(study.log.plan["study"]))
     price = study.log.plan.get("resolved", {}).get("price_usd_per_worker_hour")
-    return curve, own_times(step_rows(study.log)), price
+    return curve, fitted_times(source) or own_times(step_rows(study.log)), price
 
 
 def _refuse_money(asked: Asked) -> None:

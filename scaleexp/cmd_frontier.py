@@ -18,6 +18,7 @@ _PIPED = 160
 
 _TIMES = (
     click.option("--model", metavar="FILE", help="Step times: a model that `simulate fit` wrote."),
+    click.option("--model-group", metavar="NAME", help="Which group of it, where it has several."),
     click.option(
         "--step-time", "step_time_s", type=float, metavar="S", help="Step times: one measured, in seconds, ..."
     ),

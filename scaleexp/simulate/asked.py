@@ -13,8 +13,8 @@ from scaleexp.simulate.configuration import Failures, Limits
 from scaleexp.simulate.decision import Inputs
 from scaleexp.simulate.given_curve import GivenCurve
 from scaleexp.simulate.quantities import positive, seconds
-from scaleexp.simulate.step_sources import ONE_NUMBER, RANGES, Constant, Roofline, StepTimes
-from scaleexp.simulate.step_time import StepTimeModel
+from scaleexp.simulate.step_sources import ONE_NUMBER, RANGES, Constant, Roofline, StepDraws, StepTimes
+from scaleexp.simulate.step_time import Numbers, Prediction, StepTimeModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +22,7 @@ class Asked:
     """Options as they were given; None where they were not. Times are as typed, with units."""
 
     model: str | None = None
+    model_group: str | None = None
     step_time_s: float | None = None
     worker_batch: int | None = None
     hardware: str | None = None
@@ -49,6 +50,22 @@ class Times:
     name: str
     unmeasured: str = ""
     worker_batches: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouped:
+    """One group of a model of step times."""
+
+    model: StepTimeModel
+    group: str | None
+
+    def predict(
+        self, workers: Numbers, nodes: Numbers, worker_batch: Numbers, accumulation_steps: Numbers = 1
+    ) -> Prediction:
+        return self.model.predict(workers, nodes, worker_batch, accumulation_steps, group=self.group)
+
+    def draws(self, n: int, seed: int) -> StepDraws:
+        return self.model.draws(n, seed, group=self.group)
 
 
 def inputs(asked: Asked, curve: GivenCurve, found: Times, workers: Sequence[int], worker: str) -> Inputs:
@@ -138,7 +155,7 @@ def times_of(asked: Asked, curve: GivenCurve) -> Times | None:
     if asked.model and asked.step_time_s is not None:
         raise ConfigError("--model and --step-time both say what a step takes: give one of them.")
     if asked.model:
-        return Times(times=StepTimeModel.load(asked.model), name=asked.model)
+        return Times(times=_Grouped(StepTimeModel.load(asked.model), asked.model_group), name=asked.model)
     if asked.step_time_s is not None:
         if asked.worker_batch is None:
             raise ConfigError("--step-time is that of one worker batch: say which with --worker-batch.")

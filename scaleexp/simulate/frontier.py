@@ -13,7 +13,7 @@ from scaleexp.simulate.configuration import CAUSES, Ends, Failures, Limits, Row
 from scaleexp.simulate.failures import Completion, completion, run_mtbf
 from scaleexp.simulate.given_curve import FloatArray, GivenCurve
 from scaleexp.simulate.step_sources import StepTimes
-from scaleexp.simulate.worker_batch import accumulation, best_batches, best_rate, left_out_for, worker_batches
+from scaleexp.simulate.worker_batch import accumulation, best_batches, left_out_for, worker_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ def frontier(
     """
     everyone = np.array(workers, dtype=np.float64)
     batches = worker_batches(curve, limits)
-    best, left_out = best_batches(curve, times, everyone, batches, limits)
+    best, left_out, rate = best_batches(curve, times, everyone, batches, limits)
     endless = _endless(np.ceil(everyone / limits.workers_per_node), failures)
     left_out += left_out_for(everyone[endless], _ENDLESS)
     kept = (best >= 0) & ~endless
@@ -85,7 +85,7 @@ def frontier(
         lambda work: _through(work, nodes, failures),
         np.random.default_rng(seed + 2).standard_normal((draws, 1)),
     )
-    shares = _shares(curve, found.parts, p, b, steps, run.mean_s, best_rate(times, batches, limits))
+    shares = _shares(curve, found.parts, p, b, steps, run.mean_s, rate)
     front = on_front(run.mean_s, p * run.mean_s)
     ends = ((1 - confidence) / 2, (1 + confidence) / 2)
     rows = []

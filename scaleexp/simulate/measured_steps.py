@@ -9,8 +9,12 @@ from typing import Protocol
 import numpy as np
 from scipy.optimize import nnls
 
+from scaleexp.errors import NotEnoughDataError
 from scaleexp.simulate.asked import Times
+from scaleexp.simulate.fitting import fit_groups
 from scaleexp.simulate.step_time import StepTimeModel
+from scaleexp.simulate.study_rows import study_rows
+from scaleexp.simulate.tables import grouped
 
 
 class Measured(Protocol):
@@ -39,6 +43,19 @@ class Measured(Protocol):
     @property
     def sync_s(self) -> float:
         """Median seconds of exposed communication in it; nan where none was timed."""
+
+
+def fitted_times(directory: str) -> Times | None:
+    """A model of step times fitted to a study's real workers; None where it has too few of them.
+
+    Raises:
+        StorageError: a study that cannot be read.
+    """
+    try:
+        groups = fit_groups(grouped(study_rows(directory), ()))
+    except NotEnoughDataError:
+        return None
+    return Times(times=StepTimeModel(groups=groups), name="the study's own real workers")
 
 
 def own_times(rows: Sequence[Measured]) -> Times | None:

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 
 from scaleexp.errors import ConfigError
 from scaleexp.hardware_profile import HardwareProfile, Precision, peak_flop_per_s
+from scaleexp.simulate.collectives import expected_maximum, ring_all_reduce_s
 from scaleexp.simulate.step_time import FloatArray, Numbers, Prediction
 
 CONFIDENCE = 0.95
@@ -110,7 +111,7 @@ class Roofline:
     compute = max(F b / (peak e_c), a 3 P y / (bandwidth e_m), a launch) + 28 P / (bandwidth e_m), with F flops per
     sample, b samples of a worker in a micro-batches, P parameters of y bytes. communication = exposed share of a ring
     all-reduce of the gradient inside the node, then one between nodes, 2 (n - 1) (V / (n bandwidth e_l) + latency)
-    each. straggler = compute times jitter times the expected largest of p normals (Blom 1958).
+    each. straggler = compute times jitter times the expected largest of p normals.
 
     Attributes:
         profile: of the hardware.
@@ -180,12 +181,11 @@ class Roofline:
         inside, between = np.ceil(p / nodes), nodes
         volume = self.n_parameters * wide
         ring = self._ring("intra_node", volume, inside, held) + self._ring("inter_node", volume / inside, between, held)
-        largest = np.where(p > 1, ndtri((p - 0.375) / (p + 0.25)), 0.0)
         shape = np.broadcast(compute, ring).shape
         return {
             "compute": np.broadcast_to(compute, shape),
             "communication": np.broadcast_to(held["exposed_share"] * ring, shape),
-            "straggler": np.broadcast_to(compute * held["step_jitter"] * largest, shape),
+            "straggler": np.broadcast_to(compute * held["step_jitter"] * expected_maximum(p), shape),
         }
 
     def _ring(self, link: str, volume: FloatArray | float, n: FloatArray, held: Mapping[str, FloatArray]) -> FloatArray:
@@ -198,5 +198,4 @@ class Roofline:
                 f"the profile of {self.profile.name} has no {link}_{'bytes_per_s' if rate is None else 'latency_s'}, "
                 "which these workers need: copy it, say yours with its source, and give the file to --hardware."
             )
-        found: FloatArray = 2 * (n - 1) * (volume / n / (rate * held["link_efficiency"]) + latency)
-        return found
+        return ring_all_reduce_s(volume, n, rate * held["link_efficiency"], latency)

@@ -34,8 +34,13 @@ def accumulation(worker_batch: FloatArray, limits: Limits) -> FloatArray:
 
 def best_batches(
     curve: GivenCurve, times: StepTimes, p: FloatArray, batches: FloatArray, limits: Limits
-) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Index of the best worker batch of every number of workers, -1 where there is none, and why there is none."""
+) -> tuple[npt.NDArray[np.int64], list[str], float]:
+    """The best worker batch of every number of workers.
+
+    Returns:
+        Index of it, -1 where there is none; why there is none, in sentences; and the fewest seconds of computation that
+        a worker spends on a sample, over all batches.
+    """
     nodes = np.ceil(p / limits.workers_per_node)
     found = times.predict(p[:, None], nodes[:, None], batches, accumulation(batches, limits))
     grid = p[:, None] * batches
@@ -47,7 +52,9 @@ def best_batches(
     without = best < 0
     reasons = dict.fromkeys(str(reason) for reason in found.reason[without, 0])
     left_out = [line for r in reasons for line in left_out_for(p[without & (found.reason[:, 0] == r)], r)]
-    return best, left_out
+    per_sample = found.parts["compute"] / batches
+    rate = float(np.nanmin(per_sample)) if np.isfinite(per_sample).any() else np.nan
+    return best, left_out, rate
 
 
 def left_out_for(workers: FloatArray, reason: str) -> list[str]:
@@ -59,9 +66,3 @@ def left_out_for(workers: FloatArray, reason: str) -> list[str]:
     names = [f"{n:,.0f}" for n in workers]
     told = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     return [f"{told} workers are left out: {reason}"] if names else []
-
-
-def best_rate(times: StepTimes, batches: FloatArray, limits: Limits) -> float:
-    """Fewest seconds of computation that one worker spends on a sample, over its batches."""
-    per_sample = times.predict(1, 1, batches, accumulation(batches, limits)).parts["compute"] / batches
-    return float(np.nanmin(per_sample))
