@@ -103,6 +103,7 @@ def page_data(found: FrontierFile) -> dict[str, Any]:
         "worker": found.worker,
         "price": document["price_usd_per_worker_hour"],
         "deadline_s": asked["deadline_s"],
+        "budget_usd": asked["budget_usd"],
         "node_mtbf_s": failures["node_mtbf_s"],
         "checkpoint_s": failures["checkpoint_s"],
         "restart_s": failures["restart_s"],

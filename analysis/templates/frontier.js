@@ -19,7 +19,7 @@
   };
 
   const completion = (work, mtbf) => {
-    if (mtbf === Infinity) return { mean: work, sd: 0, failures: 0, every: Infinity };
+    if (mtbf === Infinity) return { mean: work, sd: 0, undisturbed: work, failures: 0, every: Infinity };
     const { checkpoint_s: C, restart_s: R } = data;
     const ratio = C / (2 * mtbf);
     const daly = Math.sqrt(2 * C * mtbf) * (1 + Math.sqrt(ratio) / 3 + ratio / 9) - C;
@@ -29,7 +29,8 @@
     const saved = stretch(work / segments + C, 1 / mtbf, pause, pauseVariance);
     const last = stretch(work / segments, 1 / mtbf, pause, pauseVariance);
     const [mean, variance, failures] = last.map((own, i) => own + (segments > 1 ? (segments - 1) * saved[i] : 0));
-    return { mean, sd: Math.sqrt(variance), failures: failures * (1 + again), every: segments > 1 ? work / segments : Infinity };
+    const undisturbed = work + (segments - 1) * C;
+    return { mean, sd: Math.sqrt(variance), undisturbed, failures: failures * (1 + again), every: segments > 1 ? work / segments : Infinity };
   };
 
   const at = (state) => {
@@ -40,9 +41,13 @@
       const ends = [low, high].map((end) => completion(end, mtbf).mean);
       const sigma = low > 0 && high > low ? Math.log(high / low) / (2 * data.z) : 0;
       const usual = completion(work * Math.exp(SURE * sigma), mtbf).mean - run.mean;
-      const late = run.mean + SURE * Math.hypot(usual / SURE, run.sd);
+      // Beyond what it takes without failures a run is lognormal, as in scaleexp/simulate/frontier.py.
+      const lost = run.mean - run.undisturbed;
+      const width = lost > 0 ? Math.sqrt(Math.log1p((run.sd / lost) ** 2)) : 0;
+      const unlucky = lost * (Math.exp(width * SURE - width ** 2 / 2) - 1);
+      const late = run.mean + (usual > 0 ? Math.hypot(usual, Math.max(unlucky, 0)) : unlucky);
       const hourly = (row.workers / 3600) * (state.price ?? 1);
-      return { ...row, ...run, ends, late, cost: hourly * run.mean, costs: ends.map((end) => hourly * end) };
+      return { ...row, ...run, ends, late, dear: hourly * late, cost: hourly * run.mean, costs: ends.map((end) => hourly * end) };
     });
     const lasting = rows.filter((row) => Number.isFinite(row.mean) && row.mean < 1e3 * row.work_s[0] + 1e9);
     for (const row of lasting) {
@@ -54,11 +59,13 @@
   };
 
   const least = (rows, rank) => rows.reduce((best, row) => (best && rank(best) <= rank(row) ? best : row), null);
-  const choose = (rows, deadline) => {
-    if (deadline === Infinity) return { row: least(rows, (row) => row.mean * row.cost), kind: "least" };
-    const inTime = rows.filter((row) => row.late <= deadline);
-    if (inTime.length) return { row: least(inTime, (row) => row.cost), kind: "met" };
-    return { row: least(rows, (row) => row.late), kind: "missed" };
+  const choose = (rows, { deadline, budget }) => {
+    const met = rows.filter((row) => row.late <= deadline && row.dear <= budget);
+    const product = (row) => row.mean * row.cost;
+    if (deadline === Infinity && budget === Infinity) return { row: least(rows, product), kind: "least" };
+    const rank = budget === Infinity ? (row) => row.cost : deadline === Infinity ? (row) => row.mean : product;
+    if (met.length) return { row: least(met, rank), kind: "met" };
+    return { row: least(rows, (row) => Math.max(row.late / deadline, row.dear / budget)), kind: "missed" };
   };
 
   // Numbers as the tables of scaleexp write them.
@@ -89,8 +96,12 @@
   // Until a slider is moved its value is the one asked for, not the nearest that the slider has.
   const exact = { deadline: data.deadline_s ?? Infinity, mtbf: data.node_mtbf_s ?? Infinity };
   const read = () => {
-    const price = Number.parseFloat(byId("price").value);
-    return { ...exact, price: Number.isFinite(price) && price > 0 ? price : null };
+    const typed = (id) => {
+      const number = Number.parseFloat(byId(id).value);
+      return Number.isFinite(number) && number > 0 ? number : null;
+    };
+    const price = typed("price");
+    return { ...exact, price, budget: price === null ? Infinity : typed("budget") ?? Infinity };
   };
 
   const SVG = "http://www.w3.org/2000/svg";
@@ -149,6 +160,9 @@
     if (state.deadline / seconds > xs[0] && state.deadline / seconds < xs[1]) {
       draw("line", { class: "limit", x1: x(state.deadline), x2: x(state.deadline), y1: box.top, y2: box.bottom });
     }
+    if (state.budget > ys[0] && state.budget < ys[1]) {
+      draw("line", { class: "limit", x1: box.left, x2: box.right, y1: y(state.budget), y2: y(state.budget) });
+    }
     for (const row of rows) {
       draw("circle", { class: row.front ? "point" : "beaten", cx: x(row.mean), cy: y(row.cost), r: 5 });
     }
@@ -187,11 +201,13 @@
     const ends = row.ends.map(time);
     const spread = ends[0] === ends[1] ? "" : ` (${ends[0]} to ${ends[1]})`;
     const what = `${count(row.workers, data.worker)} at batch ${row.batch_size.toLocaleString("en")}: ${time(row.mean)}${spread}, ${money(row.cost, state)}`;
+    const limits = [state.deadline === Infinity ? "" : time(state.deadline), state.budget === Infinity ? "" : money(state.budget, state)];
+    const within = limits.filter((limit) => limit).join(" and ");
+    const best = state.budget === Infinity ? "Cheapest" : state.deadline === Infinity ? "Fastest" : "Best";
     const words = {
       least: ["Least time x cost", `${what}.`],
-      met: ["Meets the deadline", `Cheapest within ${time(state.deadline)}: ${what}.`],
-      missed: ["Nothing meets the deadline", `Nothing here is done within ${time(state.deadline)} in 9 of 10 runs; the nearest: ${what}.`],
-      none: ["Nothing ends", "Machines fail more often than they can save and start again."],
+      met: [`Done within ${within}`, `${best} within ${within}: ${what}.`],
+      missed: [`Nothing is done within ${within}`, `Not in 9 of 10 runs; the nearest: ${what}.`],
     };
     const answer = byId("answer");
     answer.className = `answer ${kind === "missed" ? "misfit" : "ok"}`;
@@ -211,7 +227,7 @@
       byId("rows").tBodies[0].replaceChildren();
       return;
     }
-    const choice = choose(rows, state.deadline);
+    const choice = choose(rows, state);
     tell(choice, state);
     plot(rows, choice.row, state);
     list(rows, choice.row, state);
@@ -225,7 +241,8 @@
     });
   }
   byId("price").value = data.price ?? "";
-  byId("price").addEventListener("input", update);
+  byId("budget").value = data.budget_usd ?? "";
+  for (const id of ["price", "budget"]) byId(id).addEventListener("input", update);
   document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
   addEventListener("resize", update);
   update();

@@ -44,12 +44,13 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Times:
-    """Step times, their name in words, and why they carry no interval, if so."""
+    """Step times, their name in words, why they carry no interval, if so, and what batches they are known for."""
 
     times: StepTimes
     name: str
     unmeasured: str = ""
     worker_batches: tuple[int, ...] = ()
+    max_micro_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ def inputs(asked: Asked, curve: GivenCurve, found: Times, workers: Sequence[int]
         unmeasured_times=found.unmeasured,
         workers=tuple(workers),
         limits=Limits(
-            workers_per_node=per_node, max_micro_batch=asked.max_micro_batch, worker_batches=found.worker_batches
+            workers_per_node=per_node,
+            max_micro_batch=asked.max_micro_batch or found.max_micro_batch,
+            worker_batches=found.worker_batches,
         ),
         failures=failures_of(asked),
         price=price,
@@ -155,7 +158,7 @@ def times_of(asked: Asked, curve: GivenCurve) -> Times | None:
     if asked.model and asked.step_time_s is not None:
         raise ConfigError("--model and --step-time both say what a step takes: give one of them.")
     if asked.model:
-        return Times(times=_Grouped(StepTimeModel.load(asked.model), asked.model_group), name=asked.model)
+        return _of_model(asked.model, asked.model_group)
     if asked.step_time_s is not None:
         if asked.worker_batch is None:
             raise ConfigError("--step-time is that of one worker batch: say which with --worker-batch.")
@@ -168,6 +171,15 @@ def times_of(asked: Asked, curve: GivenCurve) -> Times | None:
     if asked.hardware and (asked.parameters or asked.flops_per_sample):
         return _roofline(asked, curve)
     return None
+
+
+def _of_model(path: str, group: str | None) -> Times:
+    """A fitted model; what passed through memory at once when it was measured is all that is known to fit."""
+    model = StepTimeModel.load(path)
+    measured = model.group(group).measured
+    most = None if measured is None else int(measured.micro_batch[1])
+    name = path if most is None else f"{path}, micro-batches of up to {most:,}"
+    return Times(times=_Grouped(model, group), name=name, max_micro_batch=most)
 
 
 def _roofline(asked: Asked, curve: GivenCurve) -> Times:
