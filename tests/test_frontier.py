@@ -122,9 +122,10 @@ def test_no_seed_no_other_numbers():
     assert found(seed=1).rows != found(seed=2).rows
 
 
-def test_accumulation_splits_what_does_not_fit_and_leaves_the_batch():
-    rows = found(limits=Limits(workers_per_node=8, max_micro_batch=16)).rows
-    assert all(row.micro_batch <= 16 for row in rows)
+@pytest.mark.parametrize("most", [1, 12, 16])
+def test_accumulation_splits_what_does_not_fit_and_leaves_the_batch(most):
+    rows = found(limits=Limits(workers_per_node=8, max_micro_batch=most)).rows
+    assert all(row.micro_batch <= most for row in rows)
     assert any(row.accumulation_steps > 1 for row in rows)
     assert all(row.micro_batch * row.accumulation_steps == row.worker_batch for row in rows)
 
