@@ -44,6 +44,7 @@ TRANSFERS = frozenset({"pipelined", "ring", "node_ring", "local_ring"})
 
 FORMS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ring": (("ring", "hops"), ("pipelined", "ring", "hops")),
+    "linear": (("pipelined", "hops"), ("pipelined", "hops")),  # as in AdaptDL
     "tree": (("pipelined", "depth"), ("pipelined", "depth")),
     "torus": (("pipelined", "sides"), ("pipelined", "sides")),
     "waiting": (("ring", "slowest"), ("pipelined", "ring", "slowest")),

@@ -70,7 +70,12 @@ def read_table(path: str | Path, *, step_times: bool = True) -> list[Row]:
     if missing:
         raise ConfigError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
     read = _from_throughput if throughput else checked_row
-    return [read(row, f"row {i} of {path}", step_times) for i, row in enumerate(cells, start=2) if any(row.values())]
+    told = [*needed] if throughput else []  # published tables leave cells empty of what was not measured
+    return [
+        read(row, f"row {i} of {path}", step_times)
+        for i, row in enumerate(cells, start=2)
+        if any(row.values()) and all(row[name] for name in told)
+    ]
 
 
 def grouped(rows: Iterable[Row], group_by: Sequence[str]) -> dict[str, Measurements]:
@@ -145,8 +150,6 @@ def _from_throughput(cells: Mapping[str, str], where: str, step_times: bool) -> 
         return _number(cell, names.get(name, name) if name not in cells else name, where) if cell else otherwise
 
     workers, micro, nodes = number("workers", np.nan), number("micro_batch", 1.0), number("nodes", 1.0)
-    if not isfinite(workers):
-        raise ConfigError(f"{where} does not say how many gpus")
     batch = number("global_batch", workers * micro * number("accumulation_steps", 1.0))
     made = {
         "workers": workers,
