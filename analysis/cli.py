@@ -16,6 +16,7 @@ import click
 from analysis.cmd_compare import compare_command
 from analysis.cmd_export import export_command
 from analysis.cmd_fit import fit
+from analysis.cmd_page import page
 from analysis.cmd_scaling import scaling
 from analysis.defaults import CONFIDENCE
 from scaleexp import schema
@@ -66,11 +67,16 @@ def plot(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Draw every figure of SOURCE, a study directory, as PNG and SVG."""
+    """Draw every figure of SOURCE, a study directory or a frontier's JSON, as PNG and SVG."""
+    from analysis.frontier_file import is_frontier_file
     from analysis.plots import draw_all
     from analysis.study import analyse
 
     _check_confidence(confidence)
+    if is_frontier_file(source):
+        figures = {name: str(file) for name, file in _draw_frontier(source, out).items()}
+        _echo({"schema_version": 1, "figures": figures}, "\n".join(figures.values()), as_json=as_json)
+        return
     study = analyse(source, target=target, metric=metric, confidence=confidence, seed=seed)
     figures = {name: str(file) for name, file in draw_all(study, out or _beside(source)).items()}
     _echo({"schema_version": 1, "figures": figures}, "\n".join(figures.values()), as_json=as_json)
@@ -105,6 +111,7 @@ def report(
     _echo({"schema_version": 1, "report": str(written)}, str(written), as_json=as_json)
 
 
+cli.add_command(page)
 cli.add_command(compare_command)
 cli.add_command(export_command)
 
@@ -127,6 +134,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _echo(document: dict[str, Any], text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+
+
+def _draw_frontier(source: str, out: Path | None) -> dict[str, Path]:
+    """The figures of `scaleexp simulate frontier --json`, in a directory named like it unless told otherwise."""
+    from analysis.frontier_file import read_frontier
+    from analysis.plot_frontier import frontier_figures
+    from analysis.plots import save_figures
+
+    return save_figures(frontier_figures(read_frontier(source)), out or Path(source).with_suffix(""))
 
 
 def _beside(source: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -89,7 +89,15 @@ def draw_all(study: StudyAnalysis, directory: Path) -> dict[str, Path]:
     Raises:
         StorageError: a file cannot be written.
     """
-    drawings = figures(study)
+    return save_figures(figures(study), directory)
+
+
+def save_figures(drawings: Mapping[str, Figure], directory: Path) -> dict[str, Path]:
+    """Write figures as PNG and SVG into `directory` and return name -> PNG.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
     written = {name: directory / f"{name}.png" for name in drawings}
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from scaleexp import __version__
+from scaleexp.cmd_advise import advise_command
+from scaleexp.cmd_frontier import frontier_command
+from scaleexp.cmd_simulate import simulate
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
 from scaleexp.redact import redact
 from scaleexp.schema import REPORT_DIR
@@ -54,6 +57,8 @@ def cli() -> None:
     scaleexp run my_study.yaml     run it, or go on with it
     scaleexp status DIR            how far it has come (and `stop` to stop it where it is)
     scaleexp doctor [DIR]          what would spoil a study here, and what to do about it
+    scaleexp advise DIR            how many workers, what batch, how long, for how much
+    scaleexp simulate --help       workers against time and cost
     scaleexp-analysis --help       fit, draw and report what was run
     """  # noqa: D301  # click's own mark for lines that stay as they are
 
@@ -197,6 +202,11 @@ def list_(what: str, as_json: bool) -> None:
     else:
         width = max(map(len, found))
         click.echo("\n".join(f"{name:<{width}}  {says}" for name, says in found.items()))
+
+
+simulate.add_command(frontier_command)
+cli.add_command(simulate)
+cli.add_command(advise_command)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -44,8 +44,22 @@ class HardwareProfile(Part):
     """Peak bandwidth of that memory."""
     peak_fp32_flop_per_s: PositiveReal
     """Peak dense rate, 32-bit floats outside of tensor cores."""
-    peak_fp16_flop_per_s: PositiveReal
+    peak_tf32_flop_per_s: PositiveReal | None = None
+    """Peak dense rate, 32-bit floats rounded to 10 bits of mantissa, on tensor cores."""
+    peak_fp16_flop_per_s: PositiveReal | None = None
     """Peak dense rate, 16-bit floats on tensor cores."""
+    peak_bf16_flop_per_s: PositiveReal | None = None
+    """Peak dense rate, brain floats on tensor cores."""
+    workers_per_node: Positive | None = None
+    """Devices of one machine."""
+    intra_node_bytes_per_s: PositiveReal | None = None
+    """Peak of the link between two devices of a machine, of one device, one way."""
+    intra_node_latency_s: PositiveReal | None = None
+    """Of one message over that link."""
+    inter_node_bytes_per_s: PositiveReal | None = None
+    """Peak of the network between machines, of one device, one way: that of the machine over its devices."""
+    inter_node_latency_s: PositiveReal | None = None
+    """Of one message over that network."""
     price_usd_per_hour: PositiveReal | None
     """Public list price of one device with its share of the host, on demand; null where none can be cited."""
     sources: Annotated[tuple[Source, ...], Field(strict=False, min_length=1)]
@@ -60,6 +74,24 @@ class HardwareProfile(Part):
         if sourced - numbers:
             raise ValueError(f"sources name {', '.join(sorted(sourced - numbers))}, of which there is no number")
         return self
+
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+
+
+def peak_flop_per_s(profile: HardwareProfile, precision: Precision) -> float:
+    """Peak dense rate at one precision.
+
+    Raises:
+        ConfigError: the profile does not say it.
+    """
+    found: float | None = getattr(profile, f"peak_{precision}_flop_per_s")
+    if found is None:
+        known = [name for name in get_args(Precision) if getattr(profile, f"peak_{name}_flop_per_s") is not None]
+        raise ConfigError(
+            f"the profile of {profile.name} has no peak_{precision}_flop_per_s: take {' or '.join(known)}."
+        )
+    return found
 
 
 def builtin_hardware() -> dict[str, Traversable]:

@@ -54,3 +54,10 @@ def test_the_table_of_points_gives_what_is_printed(tmp_path, capsys):
     (tmp_path / "points.csv").write_text(block("csv", "batch_size,steps"))
     assert main(["fit", str(tmp_path / "points.csv")]) == 0
     assert capsys.readouterr().out.startswith(block("", "95 % interval 115 to 128"))
+
+
+def test_the_card_of_advice_is_what_is_printed():
+    command = next(line for line in block("bash", "scaleexp advise fits.json").splitlines() if "advise" in line)
+    words = command.replace("fits.json", str(Path(__file__).parent / "golden" / "quickstart_fits.json")).split()
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == block("", "4 GPUs, the cheapest")

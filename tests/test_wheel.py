@@ -47,7 +47,18 @@ print(sorted(p.name for p in (importlib.resources.files("scaleexp") / "schemas")
 """
     done = run(installed, "-c", script)
     assert done.returncode == 0, done.stderr
-    for name in ("quickstart", "quadratic", "t4", "report.html.j2", "report.css", "fit.json", "plan.json"):
+    for name in (
+        "quickstart",
+        "quadratic",
+        "t4",
+        "report.html.j2",
+        "report.css",
+        "fit.json",
+        "plan.json",
+        "frontier.js",
+        "h100",
+        "advise.json",
+    ):
         assert name in done.stdout
 
 

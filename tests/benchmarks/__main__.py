@@ -25,6 +25,7 @@ NAMES = (
     "many_trials",
     "long_run",
     "analysis_speed",
+    "simulator_extrapolation",
 )
 
 

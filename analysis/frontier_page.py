@@ -1,0 +1,111 @@
+"""A frontier as one self-contained HTML file: a reader moves deadline, price and failure rate, and the choice moves."""
+
+from __future__ import annotations
+
+import base64
+import json
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis.frontier_file import CAUSES, FrontierFile
+from analysis.plot_frontier import NAMES
+from analysis.wording import interval, number, unit_plural
+from scaleexp import __version__
+from scaleexp.errors import StorageError
+
+TEMPLATE, SCRIPT = "frontier.html.j2", "frontier.js"
+
+
+def write_page(found: FrontierFile, path: Path) -> Path:
+    """Write the page; the same frontier gives the same bytes.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    html = render(found)
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(html, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot write the page to {path}: {reason}. Choose a writable place.") from error
+    return path
+
+
+def render(found: FrontierFile) -> str:
+    """The page as text; every value is escaped, in the text and in the data of the script."""
+    environment = Environment(
+        loader=PackageLoader("analysis", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(_context(found))
+
+
+def _context(found: FrontierFile) -> dict[str, Any]:
+    document, curve = found.document, found.document["curve"]
+    script = (files("analysis") / "templates" / SCRIPT).read_text(encoding="utf-8")
+    return {
+        "script": Markup(script),
+        "script_hash": base64.b64encode(sha256(script.encode()).digest()).decode(),
+        # "</script>" in a name would end the element that holds the data.
+        "data": Markup(json.dumps(page_data(found), allow_nan=False).replace("<", "\\u003c")),
+        "goal": curve["goal"] or "the target",
+        "worker": found.worker,
+        "curve": _curve_text(curve),
+        "bounds_only": curve["bounds_only"],
+        "curve_reason": curve["reason"],
+        "times": document["step_time"]["source"],
+        "unmeasured": document["step_time"]["unmeasured"] or "",
+        "weakest": document["weakest"],
+        "price_source": document["price_source"] or "",
+        "priced": found.priced,
+        "checkpoint_s": number(document["failures"]["checkpoint_s"]),
+        "restart_s": number(document["failures"]["restart_s"]),
+        "left_out": document["left_out"],
+        "confidence": f"{100 * document['confidence']:.0f} %",
+        "causes": [NAMES[cause] for cause in CAUSES],
+        "version": __version__,
+    }
+
+
+def _curve_text(curve: dict[str, Any]) -> str:
+    unit = unit_plural(curve["unit"])
+    low, high = (
+        end if end is not None else bound
+        for end, bound in zip(curve["b_crit_interval"], (0.0, float("inf")), strict=True)
+    )
+    ends = f"{100 * curve['confidence']:.0f} % interval {interval(low, high)}"
+    if curve["b_crit"] is None:
+        return f"not identified ({ends}) {unit}: its bounds alone count"
+    return f"{number(curve['b_crit'])} {unit}" + (
+        f" ({ends})" if low > 0 or high < float("inf") else ", taken as exact"
+    )
+
+
+def page_data(found: FrontierFile) -> dict[str, Any]:
+    """What the script computes of: the undisturbed work of every row, and where the controls begin."""
+    document = found.document
+    asked, failures = document["recommended"], document["failures"]
+    names = ("workers", "nodes", "batch_size", "worker_batch", "steps", "work_s")
+    return {
+        "rows": [{name: row[name] for name in names} for row in found.rows],
+        "worker": found.worker,
+        "price": document["price_usd_per_worker_hour"],
+        "deadline_s": asked["deadline_s"],
+        "budget_usd": asked["budget_usd"],
+        "node_mtbf_s": failures["node_mtbf_s"],
+        "checkpoint_s": failures["checkpoint_s"],
+        "restart_s": failures["restart_s"],
+        "z": NormalDist().inv_cdf(0.5 + document["confidence"] / 2),
+    }
