@@ -37,6 +37,8 @@ class Ranks:
 
     def summed(self, values: Sequence[torch.Tensor | float]) -> list[float]:
         """Each value summed over all processes, which call this with as many; own values where they cannot be asked."""
+        if not self.together and not any(isinstance(v, torch.Tensor) for v in values):
+            return [float(v) for v in values]  # nothing to wait for, and no tensor worth making
         device = _device() if self.together else "cpu"
         sums = torch.stack([_double(v).to(device) for v in values])
         if self.together:
