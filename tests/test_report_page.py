@@ -51,7 +51,7 @@ def test_the_page_loads_whole_without_a_complaint_and_asks_for_nothing(window, w
     images = window.run(
         "[...document.images].map(i => [i.complete, i.naturalWidth, i.width, i.checkVisibility(), i.className])"
     )
-    assert len(images) == 2 * 11
+    assert len(images) == 2 * 12
     assert all(complete and natural == 2 * 620 for complete, natural, *_ in images)
     shown = {name for _, _, width, visible, name in images if visible and width > 300}
     assert shown == {"on-dark" if dark else "on-light"}
