@@ -66,6 +66,8 @@ class TrialContext:
         n_train: size of the training set [samples]; None for a stream without end, or where nobody said it.
         data_sha256: of the data; empty where nobody said it.
         git_sha: of the working tree that the study was started in.
+        code: file of the script and its sha256, where it was found, for the realisation of every commit: the study
+            counts on no two versions of it in one study, and this says whether there were.
         state_dir: directory of this trial's own for what the script goes on from; None where there is none.
 
     Raises:
@@ -99,6 +101,7 @@ class TrialContext:
     n_train: int | None = None
     data_sha256: str = ""
     git_sha: str | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
     state_dir: str | None = None
 
     def __post_init__(self) -> None:
