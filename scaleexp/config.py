@@ -74,8 +74,8 @@ class Study(Part):
     """Instead of a workload: `module:function` that trains one trial, run on as many processes as the trial has
     workers, their process group set up; it is given the trial and records it by scaleexp.track."""
     command: Many[Annotated[str, Field(min_length=1)]] | None = None
-    """Instead of a workload: the arguments of a command that trains one trial, such as [python, train.py, --lr, "{lr}"],
-    started without a shell; it finds the trial by scaleexp.current_trial and records it by scaleexp.track."""
+    """Instead of a workload: the arguments of a command that trains one trial, such as [python, train.py, --lr,
+    "{lr}"], started without a shell; it records the trial by scaleexp.track."""
     unit: Literal["example", "token"] | None = None
     """What a sample of a script is."""
     n_train: Positive | None = None

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class Assignment:
         deadline: Unix time [s] after which trials stop unfinished; None for no limit.
         deadline_cause: the limit that set it, in words.
         fence: number of the driver's lease; None where nobody else can write.
+        code: file of a user's own script and its sha256, where it was found.
+        directory: where the command was given.
     """
 
     study: Study
@@ -63,6 +65,8 @@ class Assignment:
     deadline: float | None
     deadline_cause: str
     fence: int | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
+    directory: str = ""
 
     def stop(self) -> str:
         """Why to stop now; empty to go on."""
@@ -226,7 +230,7 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
     waiting: list[Any] = [None]
     if dist.get_rank() == 0:
         own = unfinished(store, trials, assignment.targets)
-        waiting = [[trial for trial in own if not _failed_here(store, trial, assignment.fence)]]
+        waiting = [[trial for trial in own if not failed_here(store, trial, assignment.fence)]]
     dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
     for trial in waiting[0]:
         if all_told([bool(assignment.stop())])[0]:
@@ -275,7 +279,7 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
         gc.collect()
 
 
-def _failed_here(store: Store, trial: Trial, fence: int | None) -> bool:
+def failed_here(store: Store, trial: Trial, fence: int | None) -> bool:
     """Whether a trial has failed in this run of the study already."""
     commit = last_commit(store, trial.key)
     return bool(fence is not None and commit and commit["status"] == "failed" and commit.get("fence") == fence)

@@ -130,7 +130,7 @@ def train_pack(
     except StorageError:
         raise  # nothing more can be written
     except Exception as error:
-        if _lost_a_peer(error) or memory.exhausted(error):
+        if lost_a_peer(error) or memory.exhausted(error):
             raise  # it goes on from the last commit
         for trial in pack.active:
             if trial.log:
@@ -138,7 +138,7 @@ def train_pack(
         raise
 
 
-def _lost_a_peer(error: Exception) -> bool:
+def lost_a_peer(error: Exception) -> bool:
     """Whether another process of the trial is gone: no fault of the trial, which goes on from its last commit."""
     return type(error).__name__.startswith("Dist") or any(text in str(error) for text in _OF_A_LOST_PEER)
 

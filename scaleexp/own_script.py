@@ -1,7 +1,7 @@
 """A study of a user's own script: what its launcher fills in, and which fields of a study are the script's business.
 
-    entrypoint: my_module:train                          a function of the trial, run by Ray Train on the trial's workers
-    command: [torchrun, --nproc-per-node, "{workers}", train.py, --lr, "{lr}"]       any launcher, as arguments, no shell
+entrypoint: my_module:train                          a function of the trial, run by Ray Train on the trial's workers
+command: [torchrun, --nproc-per-node, "{workers}", train.py, --lr, "{lr}"]       any launcher, as arguments, no shell
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 from scaleexp.errors import ConfigError
 from scaleexp.plugins import nearest, resolve
-from scaleexp.study_parts import Noise
-
-if TYPE_CHECKING:
-    from scaleexp.config import Study
+from scaleexp.study_parts import Noise, Optimizer, TargetSpec, WorkloadSpec
 
 OF_THE_TRIAL = (
     "lr",
@@ -48,6 +45,24 @@ _ONLY_OURS: Mapping[str, object] = {
     "realisations": (),
 }
 """Fields that say how our own loop trains, with the values that say nothing."""
+
+
+class Study(Protocol):
+    """What is asked of a study here; see `scaleexp.config.Study`."""
+
+    workload: WorkloadSpec
+    entrypoint: str | None
+    command: tuple[str, ...] | None
+    unit: Literal["example", "token"] | None
+    n_train: int | None
+    hyperparameters: dict[str, Any] | None
+    optimizer: Optimizer
+    targets: tuple[TargetSpec, ...]
+    noise: Noise
+
+    @property
+    def script(self) -> Literal["entrypoint", "command"] | None:
+        """How the script is started; None where there is none."""
 
 
 def as_workload(raw: object) -> object:
@@ -105,7 +120,7 @@ def identity(study: Study) -> dict[str, Any]:
 
 
 def code_file(study: Study) -> Path | None:
-    """File of the script, where it is found: the first Python file of the command, or that of the entry point's module."""
+    """File of the script, where it is found: the first Python file of a command, or that of the entrypoint's module."""
     if study.command is not None:
         named = next((a for a in study.command if a.endswith(".py") and not placeholders(a)), None)
         return Path(named) if named and Path(named).is_file() else None

@@ -120,7 +120,7 @@ def _on_ray(
     lease.refuse_if_run_here(store)
     tell("joining or starting Ray, which takes some seconds")
     # Only then: a study that can never run leaves no directory behind.
-    with ray_cluster(waiting) as resources:
+    with ray_cluster(waiting, study.cpus_per_worker) as resources:
         now = Holding(
             workers=resources.gpus or resources.cpus,
             gpus=resources.gpus,
@@ -230,4 +230,6 @@ def _assignment(prepared: Prepared, store: Store, fence: int, clock: float, left
         deadline=clock + left.tidy_s if left.limit else None,
         deadline_cause=left.cause,
         fence=fence,
+        code=prepared.code,
+        directory=str(Path.cwd()),
     )

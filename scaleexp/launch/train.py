@@ -30,10 +30,14 @@ def _work(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from scaleexp.execute import run_real
+    from scaleexp.launch.entrypoint import run_entrypoint
 
     rank, trials = get_context().get_world_rank(), config["trials"]
     with captured(config["logs"] / f"rank-{rank}.log", f"rank {rank} of trials {', '.join(t.key for t in trials)}"):
-        run_real(config["assignment"], trials, device=get_device())
+        if trials[0].engine == "entrypoint":
+            run_entrypoint(config["assignment"], trials)
+        else:
+            run_real(config["assignment"], trials, device=get_device())
 
 
 def run_worker_group(
@@ -62,7 +66,7 @@ def run_worker_group(
     from scaleexp.launch.deadline import counted, no_place
     from scaleexp.launch.killed import NotesKilledWorkers, note_killed
 
-    start_s = assignment.study.limits.start_s
+    start_s, cpus = assignment.study.limits.start_s, assignment.study.cpus_per_worker
     os.environ[_TIMEOUT] = str(start_s)
     store = Store(assignment.root)
     refused = least_refused(store, "ddp", trials[0].processes)
@@ -71,7 +75,9 @@ def run_worker_group(
             _work,
             train_loop_config={"assignment": assignment, "trials": list(trials), "logs": logs},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=trials[0].processes, use_gpu=use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=trials[0].processes, use_gpu=use_gpu, resources_per_worker=_resources(cpus, use_gpu)
+            ),
             run_config=RunConfig(
                 name=f"{name}-{start}",
                 storage_path=output,
@@ -91,10 +97,18 @@ def run_worker_group(
             failure = type(error.controller_failure).__name__
             if failure == "WorkerGroupStartupTimeoutError":
                 workers, kind = trials[0].processes, "GPU" if use_gpu else "CPU"
-                said = no_place(counted(workers, "real worker"), workers, kind, start_s)
+                needs = workers * (1 if use_gpu else cpus)
+                said = no_place(counted(workers, "real worker"), needs, kind, start_s)
                 raise TrialsFailedError(said) from error
             if least_refused(store, "ddp", trials[0].processes) == refused:  # else the controller lived to say so
                 note_killed(store, trials, str(error), refused)
             # Of one that was killed for its memory the CPUs may stay taken until this driver ends.
             if failure != "WorkerGroupStartupFailedError" or start == STARTS:
                 raise
+
+
+def _resources(cpus: int, use_gpu: bool) -> dict[str, float] | None:
+    """Of a worker; None for Ray Train's own: one CPU, or one GPU with one CPU."""
+    if cpus == 1:
+        return None
+    return {"CPU": float(cpus), **({"GPU": 1.0} if use_gpu else {})}
