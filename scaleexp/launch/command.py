@@ -79,7 +79,8 @@ def _run(
 ) -> tuple[int, list[str], str]:
     """(exit code, last lines of stderr, why it was told to stop: empty if it was not)."""
     print("$", " ".join(arguments), f"(in {directory})", flush=True)  # noqa: T201  # the log of the trial
-    child = subprocess.Popen(
+    last: deque[str] = deque(maxlen=_LAST_LINES)
+    with subprocess.Popen(
         [sys.executable, "-E", guard.__file__, str(GRACE_S), *arguments],
         stdin=subprocess.PIPE,  # its end tells the guard that this process is gone
         stdout=subprocess.PIPE,
@@ -89,16 +90,15 @@ def _run(
         env=dict(environment),
         cwd=directory,
         start_new_session=True,
-    )
-    last: deque[str] = deque(maxlen=_LAST_LINES)
-    readers = [_reader(child.stdout, lambda line: None), _reader(child.stderr, last.append)]
-    try:
-        asked = _watch(child, assignment.stop)
-    finally:
-        child.terminate()  # it has ended, or this process is being ended
-        child.wait()
-        for reader in readers:
-            reader.join(GRACE_S)
+    ) as child:
+        readers = [_reader(child.stdout, lambda line: None), _reader(child.stderr, last.append)]
+        try:
+            asked = _watch(child, assignment.stop)
+        finally:
+            child.terminate()  # it has ended, or this process is being ended
+            child.wait()
+            for reader in readers:
+                reader.join()
     return child.returncode, list(last), asked
 
 
