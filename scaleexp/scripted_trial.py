@@ -26,6 +26,7 @@ NEVER_REPORTED = (
 )
 _ERROR = re.compile(r"^(?:\[rank\d+\]:\s*)?((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*)$")
 """Last line of a Python traceback, as a process of torchrun prints it too."""
+_OURS = re.compile(r"^scaleexp\.errors\.\w+: ")
 _OF_A_LAUNCHER = ("ChildFailedError", "SignalException")
 """What torchrun says of a process that has said why itself."""
 
@@ -110,8 +111,8 @@ def came_to(assignment: Assignment, trial: Trial, error: str) -> str:
         return NEVER_REPORTED
     if own["status"] == "running":
         return (
-            f"its script ended well after step {own['step']} of {trial.limit_steps}, with no target reached: train "
-            "while the recorder says so, up to limits.samples"
+            f"its script ended well, last committed at step {own['step']} of {trial.limit_steps}, and never closed the "
+            "run: call run.close(), or record inside of `with scaleexp.track(...) as run`"
         )
     return ""
 
@@ -136,6 +137,7 @@ def told_by(code: int, lines: Sequence[str]) -> str:
         name = Signals(-code if code < 0 else code - 128).name
         return f"it was ended by {name}" + (", as a machine does whose memory runs out" if name == "SIGKILL" else "")
     raised = [m.group(1) for line in lines if (m := _ERROR.match(line.strip()))]
+    raised = [_OURS.sub("", text) for text in raised]
     own = [text for text in raised if not any(name in text for name in _OF_A_LAUNCHER)]
     said = [line.strip() for line in lines if re.search("[A-Za-z]", line)]
     last = (own or raised or said or ["it printed nothing to stderr"])[-1]

@@ -1,7 +1,7 @@
 """A small GPT on token bins, in the manner of nanoGPT's train.py; one process, or several under torchrun.
 
-    python tiny_gpt.py --batch_size=8 --learning_rate=0.003
-    torchrun --standalone --nproc_per_node=2 tiny_gpt.py --batch_size=4
+python tiny_gpt.py --batch_size=8 --learning_rate=0.003
+torchrun --standalone --nproc_per_node=2 tiny_gpt.py --batch_size=4
 """
 
 import os
@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
+
+import scaleexp
 
 # defaults, each of which --name=value changes
 out_dir = "out"
@@ -44,7 +46,7 @@ crops = torch.Generator().manual_seed(seed + 1000 * rank)
 
 
 def get_batch(split, generator):
-    data = np.memmap(os.path.join(data_dir, f"{split}.bin"), dtype=np.uint16, mode="r")
+    data = np.memmap(Path(data_dir) / f"{split}.bin", dtype=np.uint16, mode="r")
     ix = torch.randint(len(data) - block_size, (batch_size,), generator=generator)
     x = torch.stack([torch.from_numpy(data[i : i + block_size].astype(np.int64)) for i in ix])
     y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + block_size].astype(np.int64)) for i in ix])
@@ -111,7 +113,10 @@ def save():
         checkpoint.with_suffix(".new").rename(checkpoint)
 
 
-while iter_num < max_iters:
+B = batch_size * gradient_accumulation_steps * world_size
+run = scaleexp.track(batch_size=B, lr=learning_rate, workers=world_size, seed=seed, resume_step=iter_num).begin()
+
+while iter_num < max_iters and not run.should_stop:
     t0 = time.time()
     optimizer.zero_grad(set_to_none=True)
     lossf = 0.0
@@ -123,11 +128,15 @@ while iter_num < max_iters:
         lossf += loss.item()
     optimizer.step()
     iter_num += 1
+    run.step(loss=lossf, batch_size=B)
     if iter_num % eval_interval == 0:
         val_loss = estimate_loss()
+        run.evaluate(val_loss=val_loss)
+        run.commit()
         save()
         if master_process:
             print(f"step {iter_num}: val loss {val_loss:.4f}, {1000 * (time.time() - t0):.1f} ms")
 
+run.close()
 if ddp:
     dist.destroy_process_group()
