@@ -11,7 +11,11 @@ try:
 except PackageNotFoundError:  # a checkout on the path, not installed
     __version__ = "0+unknown"
 
-_PUBLIC = {"current_trial": "scaleexp.trial_context", "TrialContext": "scaleexp.trial_context"}
+_PUBLIC = {
+    "current_trial": "scaleexp.trial_context",
+    "TrialContext": "scaleexp.trial_context",
+    "track": "scaleexp.tracking",
+}
 """What the package offers to a script, and where it is: loaded when it is asked for, so that importing stays light."""
 
 

@@ -1,3 +1,4 @@
+from scaleexp.tracking import track as track
 from scaleexp.trial_context import TrialContext as TrialContext
 from scaleexp.trial_context import current_trial as current_trial
 

@@ -8,13 +8,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from scaleexp import facts, lease, memory, schema
-from scaleexp.errors import StorageError
+from scaleexp import facts, memory, schema
+from scaleexp.asked import ASKED, why_stop
 from scaleexp.held import evaluated_at_once, micro_batch_of, real_at_once, split, too_large, wanted_at_once
 from scaleexp.loop import Clock, Recipe, Signal, Start, train_pack
 from scaleexp.restating import record_failure
@@ -34,10 +33,6 @@ if TYPE_CHECKING:
     from scaleexp.trial import Trial
     from scaleexp.workloads.base import Workload
 
-ASKED = "asked to stop"
-"""Cause of a trial that was stopped by `scaleexp stop`, Ctrl-C or SIGTERM."""
-_LOOK_S, _FAR_LOOK_S = 0.5, 5.0
-"""How often a process looks whether that happened, here or on an object store [seconds]."""
 _AGREE_S = 1.0
 """About how often the processes of a trial agree on the time [seconds]."""
 
@@ -70,21 +65,7 @@ class Assignment:
 
     def stop(self) -> str:
         """Why to stop now; empty to go on."""
-        if self.deadline is not None and time.time() > self.deadline:
-            return self.deadline_cause
-        if self.fence is not None and _asked_to_stop(
-            self.root, self.fence, int(time.monotonic() / (_FAR_LOOK_S if "://" in self.root else _LOOK_S))
-        ):
-            return ASKED
-        return ""
-
-
-@lru_cache(maxsize=1)
-def _asked_to_stop(root: str, fence: int, tick: int) -> bool:
-    """Whether somebody asked the driver to stop; looked up once a tick. Training waits for no storage that is away."""
-    with suppress(StorageError):
-        return lease.stop_requested(Store(root, patience_s=0.0), fence)
-    return False
+        return why_stop(self.root, fence=self.fence, deadline=self.deadline, deadline_cause=self.deadline_cause)
 
 
 def workload_of(study: Study) -> Workload:
@@ -441,4 +422,5 @@ def trial_facts(
         "git_sha": assignment.git_sha,
         "hardware": facts.hardware(),
         "created_utc": facts.utc_now(),
+        "sample_order": "by index",
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from scaleexp import memory, schema
 from scaleexp.engines.base import Engine, FloatArray, StepResult, TrialState
 from scaleexp.errors import StorageError
-from scaleexp.laws import first_confirmed
+from scaleexp.goals import Goals
 from scaleexp.runlog import TrialLog
 
 _OF_A_LOST_PEER = ("by peer", "gloo/transport", "NCCL communicator was aborted", "Broken pipe")
@@ -79,12 +79,11 @@ class Start:
 
 @dataclass(slots=True)
 class _Active:
-    """A trial under way: its log (None where another process writes), its last two values, the targets it reached."""
+    """A trial under way: its log (None where another process writes), and what its evaluations have shown."""
 
     lr: float
     log: TrialLog | None
-    last_two: dict[str, list[float]] = field(default_factory=dict)
-    reached: set[str] = field(default_factory=set)
+    goals: Goals
 
 
 @dataclass(slots=True)
@@ -115,10 +114,12 @@ def train_pack(
         start: None for the beginning.
     """
     start = start or Start()
-    pack = _Pack(active=[_Active(lr=lr, log=log) for lr, log in zip(lrs, logs, strict=True)])
+    pack = _Pack(
+        active=[_Active(lr=lr, log=log, goals=Goals(recipe.targets)) for lr, log in zip(lrs, logs, strict=True)]
+    )
     pack.step, pack.samples = start.step, start.step * recipe.batch_size
     for trial, values in zip(pack.active, start.values, strict=False):
-        _look_back(trial, values, recipe)
+        trial.goals.look_back(values)
     try:
         if not start.committed:
             for trial in pack.active:
@@ -141,15 +142,6 @@ def train_pack(
 def lost_a_peer(error: Exception) -> bool:
     """Whether another process of the trial is gone: no fault of the trial, which goes on from its last commit."""
     return type(error).__name__.startswith("Dist") or any(text in str(error) for text in _OF_A_LOST_PEER)
-
-
-def _look_back(trial: _Active, values: Mapping[str, Sequence[float]], recipe: Recipe) -> None:
-    """What the evaluations before the start have shown."""
-    trial.last_two = {metric: list(seen[-2:]) for metric, seen in values.items()}
-    for target in recipe.targets:
-        seen = values.get(target["metric"], ())
-        if first_confirmed(seen, target["values"][-1], target["direction"]) is not None:
-            trial.reached.add(target["metric"])
 
 
 def _commit(
@@ -193,13 +185,9 @@ def _evaluate(engine: Engine, pack: _Pack, recipe: Recipe) -> None:
     eval_s = (time.perf_counter() - begin) / len(pack.active)
     for i, trial in enumerate(pack.active):
         values = {name: float(v[i]) for name, v in metrics.items()}
-        for name, value in values.items():
-            trial.last_two[name] = [*trial.last_two.get(name, [])[-1:], value]
+        trial.goals.evaluated(values)
         if trial.log:
             trial.log.evaluation(step=pack.step, samples=pack.samples, values=values, eval_s=eval_s)
-        for target in recipe.targets:
-            if first_confirmed(trial.last_two[target["metric"]], target["values"][-1], target["direction"]) is not None:
-                trial.reached.add(target["metric"])
 
 
 def _log_step(pack: _Pack, result: StepResult, rates: FloatArray, step_s: float) -> None:
@@ -229,7 +217,7 @@ def _ending(trial: _Active, loss: float, recipe: Recipe, last: bool, stopped: st
     """How a trial stands after a step, and why."""
     if not math.isfinite(loss):
         return "diverged", f"the training loss became {loss}"
-    if recipe.targets and len(trial.reached) == len(recipe.targets):
+    if trial.goals.reached:
         return "reached", ""
     if last:
         return "limit", ""

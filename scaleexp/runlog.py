@@ -8,8 +8,10 @@ too, and then the trial goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from scaleexp import schema
 from scaleexp.commits import last_commit as last_commit
@@ -53,6 +55,8 @@ class TrialLog:
         timings: what it was chosen by [seconds]; likewise.
         goal: what ends the trial; likewise.
         goes_on: the commit that the trial goes on from; None begins it anew.
+        again: rows that it goes on from besides (see `scaleexp.cutting`).
+        gaps: (first, last) of steps that were taken and have no rows.
         fence: number of the driver's lease: nothing is committed once another has a higher one.
         writer: writes beside the caller; None writes before a call returns.
 
@@ -68,13 +72,17 @@ class TrialLog:
         goal: schema.Goal | None = None,
         *,
         goes_on: schema.Commit | None = None,
+        again: Mapping[schema.Table, pa.Table] | None = None,
+        gaps: Sequence[Sequence[int]] = (),
         fence: int | None = None,
         writer: Writer | None = None,
     ) -> None:
         always: dict[str, Any] = {"realisation": dict(realisation), "timings": dict(timings or {})}
         if goal is not None:
             always["goal"] = goal
-        self._files = TrialFiles(store, facts, always, goes_on=goes_on, fence=fence)
+        if gaps:
+            always["gaps"] = [list(gap) for gap in gaps]
+        self._files = TrialFiles(store, facts, always, goes_on=goes_on, again=again, fence=fence)
         self.key = self._files.key
         self._batch_size = facts["batch_size"]
         self._rows: dict[schema.Table, list[Row]] = {table: [] for table in schema.TABLES}
@@ -91,10 +99,10 @@ class TrialLog:
         loss: float,
         noise: NoiseMeasurement | None,
         row: int,
-        step_s: float,
-        compute_s: float,
-        sync_s: float,
-        data_s: float,
+        step_s: float | None,
+        compute_s: float | None,
+        sync_s: float | None,
+        data_s: float | None,
     ) -> None:
         """Add one optimizer step; `row` is this trial's place in the pack whose `noise` was measured."""
         norms: tuple[Any, ...] = (None, None, None, None)
@@ -121,6 +129,10 @@ class TrialLog:
                 added, step=step, samples=samples, status=status, cause=cause, state=state, elapsed_s=elapsed_s
             )
         )
+
+    def chosen(self, realisation: Mapping[str, Any], timings: Mapping[str, float]) -> None:
+        """Say what was chosen since the trial began, in every commit from here on."""
+        self._submit(lambda: self._files.chosen(realisation, timings))
 
     def fail(self, cause: str) -> None:
         """Say that the trial failed. It stands where it was last committed: nothing added since then is kept."""

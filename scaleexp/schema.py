@@ -190,7 +190,7 @@ class Goal(TypedDict):
     """What ends a trial; with a harder one it goes on."""
 
     targets: dict[str, float]  # the hardest value of every metric
-    limit_samples: int
+    limit_samples: int | None
 
 
 class Commit(TypedDict):
@@ -216,6 +216,7 @@ class Commit(TypedDict):
     timings: NotRequired[dict[str, float]]  # what those choices rest on [seconds], and what measuring noise costs
     elapsed_s: float
     committed_utc: str
+    gaps: NotRequired[list[list[int]]]  # [first, last] steps without rows: taken by a script that was killed meanwhile
 
 
 class TrialFacts(TypedDict):
@@ -235,13 +236,14 @@ class TrialFacts(TypedDict):
     dtype: str
     unit: str  # example | token
     n_train: int | None  # size of the training set [samples]; null for a stream without end
-    n_parameters: int
-    data_sha256: str
-    limit_samples: int
+    n_parameters: int | None  # null where a script did not say its model
+    data_sha256: str  # empty where nobody said it
+    limit_samples: int | None  # null where a script ends by itself
     versions: dict[str, str]
     git_sha: str | None  # of the working tree that the command was given in
     hardware: dict[str, Any]
     created_utc: str
+    sample_order: NotRequired[str]  # by index (a function of seed and index), or uncontrolled; by index if not said
 
 
 class Target(TypedDict):

@@ -41,6 +41,7 @@ class TrialFiles:
         facts: trial.json; written if it is not there yet.
         always: what every commit says: realisation, timings, goal.
         goes_on: the commit that the trial goes on from; None begins it anew.
+        again: rows that it goes on from besides, to be written anew (see `scaleexp.cutting`).
         fence: number of the driver's lease: nothing is committed once another has a higher one.
     """
 
@@ -51,8 +52,10 @@ class TrialFiles:
         always: Mapping[str, Any],
         *,
         goes_on: schema.Commit | None,
+        again: Mapping[schema.Table, pa.Table] | None = None,
         fence: int | None,
     ) -> None:
+        self._again = dict(again or {})
         self._store, self._facts, self._always, self._fence = store, facts, dict(always), fence
         self.key = schema.trial_key(facts["trial_id"], facts["realisation"])
         self._directory = f"{schema.TRIALS_DIR}/{self.key}"
@@ -74,6 +77,9 @@ class TrialFiles:
         if there:
             self._look_back(there)
         self._identity["attempt"] = self._attempt
+        for table, rows in self._again.items():
+            self._segments.append(self._put_segment(table, rows))
+        self._again = {}
 
     def _look_back(self, there: list[str]) -> None:
         """What earlier attempts left, committed or not."""
@@ -133,6 +139,11 @@ class TrialFiles:
                 self._merge(table)
         checkpoint = self._write_checkpoint(state) if state else None
         self._write_commit(step, samples, status, cause, checkpoint, elapsed_s)
+
+    def chosen(self, realisation: Mapping[str, Any], timings: Mapping[str, float]) -> None:
+        """Add to what every commit says."""
+        self._always["realisation"] = {**self._always["realisation"], **realisation}
+        self._always["timings"] = {**self._always["timings"], **timings}
 
     def fail(self, cause: str, elapsed_s: float) -> None:
         """Bind again what the last commit bound: the trial stands there."""

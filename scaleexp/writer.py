@@ -46,6 +46,16 @@ class Writer:
         """Whether nothing waits: who commits by the clock need not pile up states for a storage that is away."""
         return all(future.done() for future in self._waiting)
 
+    def wait(self) -> None:
+        """Until all that was given so far is written.
+
+        Raises:
+            Exception: what a job raised.
+        """
+        while self._waiting:
+            self._waiting.popleft().result()
+        self._raise()
+
     def _submit(self, pool: ThreadPoolExecutor, job: Job) -> None:
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= MOST_WAITING):
             self._waiting.popleft().result()

@@ -1,0 +1,72 @@
+"""Which steps of a user's loop measure gradient norms: at a cadence stated, on record, or found by timing some steps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+import torch
+
+from scaleexp.engines.choose import cadence
+from scaleexp.ranks import Ranks
+from scaleexp.watching import Watch
+
+TIMED = 3
+"""Steps that are timed to find a cadence, after the first one."""
+
+
+class Measuring:
+    """A watched model, and which of its steps are measured.
+
+    Args:
+        watch: hooks on the model.
+        every: steps from one measurement to the next; None where timing is to decide it.
+        per_layer: whether the norms of every parameter are kept.
+
+    Attributes:
+        armed: whether the step that comes is measured.
+        every: of the arguments, and once it is decided, what it is.
+    """
+
+    def __init__(self, watch: Watch, *, every: int | None, per_layer: bool) -> None:
+        self.watch, self.every, self.per_layer = watch, every, per_layer
+        self.armed = False
+        self._times: list[float] = []
+
+    def prepare(self, taken: int) -> None:
+        """Arm the hooks if the step after `taken` steps is one to measure."""
+        self.armed = self.every is not None and not self.watch.unresolved and taken % self.every == 0
+        if self.armed:
+            self.watch.arm()
+
+    def timed(self, step_s: float) -> bool:
+        """Whether enough plain steps were timed to decide on a cadence; the first one is not like the others."""
+        if self.every is not None or self.watch.unresolved:
+            return False
+        self._times.append(step_s)
+        return len(self._times) > TIMED
+
+    def decide(self, ranks: Ranks) -> Mapping[str, float]:
+        """Fix the cadence by what rank 0 measured; what it rests on. Every process calls this."""
+        plain_s = statistics.median(self._times[1:])
+        extra_s = self.watch.seconds()
+        own = float(cadence(plain_s, plain_s + extra_s)) if ranks.rank == 0 else 0.0
+        (agreed,) = ranks.summed([own])
+        self.every = max(1, round(agreed))
+        return {"plain_s": plain_s, "measuring_s": plain_s + extra_s, "noise_cost": extra_s / (plain_s * self.every)}
+
+    @property
+    def realisation(self) -> dict[str, object]:
+        """What commits say of it."""
+        said: dict[str, object] = {"noise_shards": self.watch.shards, "reduced_by": self.watch.kind}
+        if self.watch.unresolved:
+            said["noise_unresolved"] = self.watch.unresolved
+        elif self.every is not None:
+            said["noise_every_steps"] = self.every
+        return said
+
+
+def synchronised(loss: object) -> None:
+    """Wait for the device of a loss: a time taken after it is that of the work, not of its launch."""
+    if isinstance(loss, torch.Tensor) and loss.device.type == "cuda":
+        torch.cuda.synchronize(loss.device)
