@@ -324,7 +324,7 @@ class Run:
     def _begin_log(self, log: TrackedLog) -> None:
         measuring = self._measuring
         realisation: dict[str, Any] = {
-            "engine": "script",
+            "engine": "script" if self._alone else str(self.trial.workload.get("name", "script")),
             "kernel": "own",
             "processes": self._ranks.size,
             "threads": torch.get_num_threads(),
@@ -332,6 +332,8 @@ class Run:
             "deterministic": False,
             "sample_order": "uncontrolled",
         }
+        if self.trial.code:
+            realisation["code"] = dict(self.trial.code)
         if measuring is not None:
             realisation |= measuring.realisation
         n_parameters = measuring.watch.n_parameters if measuring is not None else None
