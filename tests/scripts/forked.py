@@ -5,9 +5,10 @@ import runpy
 import socket
 import sys
 
-import scaleexp.tracking  # noqa: F401  # once for all
 import torch
 import torch.distributed as dist
+
+import scaleexp.tracking  # noqa: F401  # once for all
 
 workers, script = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
