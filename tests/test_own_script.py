@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+import yaml
 
+import scaleexp
 from scaleexp.config import validate_study
 from scaleexp.errors import ConfigError, InfeasibleError
 from scaleexp.execute import Assignment
 from scaleexp.growth import check_growth
 from scaleexp.launch.cluster import Resources, check_feasible
 from scaleexp.launch.opening import open_study, prepare
-from scaleexp.own_script import filled, placeholders
+from scaleexp.own_script import OF_THE_TRIAL, filled, placeholders
 from scaleexp.plan import make_plan
 from scaleexp.plan_rows import plan_document
 from scaleexp.plan_table import render_plan
 from scaleexp.scripted_trial import arguments_of, context_of, told_by
 
+PAGE = Path(scaleexp.__file__).parent / "docs" / "own_script.md"
 COMMAND = {
     "name": "own",
     "question": "Does it scale?",
@@ -276,3 +281,37 @@ def test_a_command_that_no_node_can_hold_is_refused():
     check_feasible(group, two_nodes)
     with pytest.raises(InfeasibleError, match="need 8 CPUs, and Ray has 6"):
         check_feasible(group, two_nodes, 2)
+
+
+def blocks(language):
+    """Code of a language on the page."""
+    return [part.partition("```")[0] for part in PAGE.read_text().split(f"```{language}\n")[1:]]
+
+
+def test_the_script_of_the_page_is_the_one_that_the_tests_run():
+    assert blocks("python")[0] == (Path(__file__).parent / "scripts" / "raw_loop.py").read_text()
+
+
+def test_the_study_of_the_page_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw_loop.py").write_text(blocks("python")[0])
+    prepared = prepare(validate_study(yaml.safe_load(blocks("yaml")[0]), "the page"))
+    assert {t.batch_size for t in prepared.plan.trials} == {16, 32}
+    assert prepared.code["file"] == "raw_loop.py"
+
+
+def test_every_placeholder_of_the_page_is_known_and_every_known_one_is_on_it():
+    named = {
+        name
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("| `{")
+        for name in placeholders(line.split("|")[1])
+    }
+    assert set(OF_THE_TRIAL) <= named
+    assert named - set(OF_THE_TRIAL) == {"weight_decay", "momentum", "beta1", "width"}
+
+
+def test_the_small_gpt_needs_no_more_lines_than_the_page_says():
+    script = (Path(__file__).parent / "scripts" / "tiny_gpt.py").read_text()
+    own = [line for line in script.splitlines() if re.search(r"\brun\.|scaleexp\.track", line)]
+    assert len(own) <= 6
