@@ -1,4 +1,4 @@
-"""Which steps of a user's loop measure gradient norms: at a cadence stated, on record, or found by timing some steps."""
+"""Which steps of a loop measure gradient norms: at a cadence stated, on record, or found by timing some steps."""
 
 from __future__ import annotations
 

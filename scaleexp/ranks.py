@@ -38,7 +38,7 @@ class Ranks:
     def summed(self, values: Sequence[torch.Tensor | float]) -> list[float]:
         """Each value summed over all processes, which call this with as many; own values where they cannot be asked."""
         device = _device() if self.together else "cpu"
-        sums = torch.stack([torch.as_tensor(v).detach().double().reshape(()).to(device) for v in values])
+        sums = torch.stack([_double(v).to(device) for v in values])
         if self.together:
             dist.all_reduce(sums)
         found: list[float] = sums.tolist()
@@ -50,3 +50,10 @@ def _device() -> torch.device:
     if "gloo" in str(dist.get_backend()):
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _double(value: torch.Tensor | float) -> torch.Tensor:
+    """In float64, shape ()."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().double().reshape(())
+    return torch.tensor(value, dtype=torch.float64)

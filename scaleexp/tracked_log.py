@@ -71,17 +71,14 @@ class TrackedLog:
         self.goals = Goals([target.to_target() for target in self._trial.targets])
         self._last_evaluated: dict[str, int] = {}
         if self._resume_step is None:
+            self._superseded = last
             if last and self._alone and last["status"] in schema.FINAL_STATUSES:
                 raise ConfigError(
                     f"Trial {self._trial.key} in {self._store.root} has ended ({last['status']} at step "
                     f"{last['step']}): give another storage=, or resume_step= to go on from a checkpoint."
                 )
-            if last and last["step"]:
-                _log.warning(
-                    "trial %s begins anew: the %d steps that were committed count no more; state resume_step= to go on",
-                    *(self._trial.key, last["step"]),
-                )
             return
+        self._superseded = None
         if last is None:
             if self._resume_step:
                 raise ConfigError(
@@ -99,6 +96,14 @@ class TrackedLog:
         self.goals.look_back(self._cut.values)
         self._last_evaluated = dict(self._cut.last_evaluated)
 
+    def _begin_anew(self, last: schema.Commit) -> None:
+        """A script without a checkpoint begins at step 0 again."""
+        if last["step"]:
+            _log.warning(
+                "trial %s begins anew: the %d steps that were committed count no more; state resume_step= to go on",
+                *(self._trial.key, last["step"]),
+            )
+
     @property
     def record(self) -> Mapping[str, Any]:
         """What was chosen before, where the trial goes on."""
@@ -108,6 +113,8 @@ class TrackedLog:
         """Open the log, once, and commit where it begins."""
         if self._log is not None:
             return
+        if self._superseded is not None:
+            self._begin_anew(self._superseded)
         trial = self._trial
         limit = trial.limit_samples if trial.limit_samples != NO_LIMIT else None
         self._log = TrialLog(
@@ -186,10 +193,10 @@ class TrackedLog:
         if wait:
             self._writer.wait()
 
-    def rewind(self, step: int) -> None:
-        """Go on from an earlier step; what was logged after it counts no more."""
-        assert self._writer is not None
-        self._writer.wait()
+    def rewind(self, logged: int, step: int) -> None:
+        """Go on from another step than that up to which all is logged; what was logged after it counts no more."""
+        if self._log is not None:
+            self.commit(logged, wait=True)
         self._log, self.ended, self._resume_step = None, None, step
         self._look_back()
 
