@@ -188,7 +188,7 @@ class Recorder:
         assert self.log is not None
         measuring = self.measuring
         realisation: dict[str, Any] = {
-            "engine": str(self.trial.workload.get("name", "script")),  # command or entrypoint under a study
+            "engine": "script",
             "kernel": "own",
             "processes": self.ranks.size,
             "threads": torch.get_num_threads(),
@@ -196,8 +196,6 @@ class Recorder:
             "deterministic": False,
             "sample_order": "uncontrolled",
         }
-        if self.trial.code:
-            realisation["code"] = dict(self.trial.code)
         if measuring is not None:
             realisation |= measuring.realisation
         n_parameters = measuring.watch.n_parameters if measuring is not None else None
