@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +148,20 @@ class Run:
             recorder.begin_log()
             recorder.log.commit(recorder.logged, wait=True)
         self._mark = time.perf_counter()
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Where a framework catches nothing: what the body raises ends the run as failed, and goes on."""
+        try:
+            yield
+        except BaseException as error:
+            self.close(error)
+            raise
+
+    @property
+    def steps(self) -> int:
+        """Taken so far."""
+        return self._recorder.taken
 
     @property
     def samples(self) -> int:

@@ -98,7 +98,7 @@ to. It is stated, never guessed.
         seed=seed,
         accumulation_steps=accumulation_steps,
         name=name,
-        hyperparameters=_settings(optimizer) if hyperparameters is None else hyperparameters,
+        hyperparameters=settings_of(optimizer) if hyperparameters is None else hyperparameters,
         n_train=n_train,
         targets=targets,
         limit_samples=limit_samples,
@@ -121,7 +121,7 @@ def _fail(planned: TrialContext, error: ConfigError) -> None:
             record_failure(Store(planned.storage), [planned.key], str(error), fence=planned.fence)
 
 
-def _settings(optimizer: Optimizer | None) -> dict[str, Any]:
+def settings_of(optimizer: Optimizer | None) -> dict[str, Any]:
     """Name and hyperparameters of an optimizer."""
     if optimizer is None:
         return {}

@@ -19,6 +19,7 @@ NAMES = (
     "pack_limit",
     "memory",
     "noise_overhead",
+    "track_overhead",
     "ddp_overhead",
     "logging_cost",
     "trials_per_minute",
