@@ -22,7 +22,8 @@ from scaleexp.plan_rows import plan_document
 from scaleexp.plan_table import render_plan
 from scaleexp.scripted_trial import arguments_of, context_of, told_by
 
-PAGE = Path(scaleexp.__file__).parent / "docs" / "own_script.md"
+DOCS = Path(scaleexp.__file__).parent / "docs"
+PAGE = DOCS / "own_script.md"
 COMMAND = {
     "name": "own",
     "question": "Does it scale?",
@@ -283,21 +284,26 @@ def test_a_command_that_no_node_can_hold_is_refused():
         check_feasible(group, two_nodes, 2)
 
 
-def blocks(language):
-    """Code of a language on the page."""
-    return [part.partition("```")[0] for part in PAGE.read_text().split(f"```{language}\n")[1:]]
+def blocks(language, page=PAGE):
+    """Code of a language on a page."""
+    return [part.partition("```")[0] for part in page.read_text().split(f"```{language}\n")[1:]]
 
 
-def test_the_script_of_the_page_is_the_one_that_the_tests_run():
-    assert blocks("python")[0] == (Path(__file__).parent / "scripts" / "raw_loop.py").read_text()
+PAGES = [("own_script.md", "raw_loop.py"), ("huggingface.md", "hf_trainer.py")]
 
 
-def test_the_study_of_the_page_is_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "script"), PAGES)
+def test_the_script_of_a_page_is_the_one_that_the_tests_run(page, script):
+    assert blocks("python", DOCS / page)[0] == (Path(__file__).parent / "scripts" / script).read_text()
+
+
+@pytest.mark.parametrize(("page", "script"), PAGES)
+def test_the_study_of_a_page_is_one(tmp_path, monkeypatch, page, script):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "raw_loop.py").write_text(blocks("python")[0])
-    prepared = prepare(validate_study(yaml.safe_load(blocks("yaml")[0]), "the page"))
-    assert {t.batch_size for t in prepared.plan.trials} == {16, 32}
-    assert prepared.code["file"] == "raw_loop.py"
+    (tmp_path / script).write_text(blocks("python", DOCS / page)[0])
+    prepared = prepare(validate_study(yaml.safe_load(blocks("yaml", DOCS / page)[0]), "the page"))
+    assert {t.workers for t in prepared.plan.trials} == {1, 2}
+    assert prepared.code["file"] == script
 
 
 def test_every_placeholder_of_the_page_is_known_and_every_known_one_is_on_it():

@@ -110,6 +110,7 @@ def test_a_command_study_survives_a_kill_and_a_stop_and_is_reported(tmp_path):
     assert run.returncode == 0, said
     final = ended(store, keys)
     assert len(final) == 12
+    assert any(commit["attempt"] for commit in final.values())  # what was interrupted was started again
     assert {key: c["number"] for key, c in before.items()} == {key: final[key]["number"] for key in before}
     assert {key: c["number"] for key, c in stopped.items()} == {key: final[key]["number"] for key in stopped}
     _rows_are_whole(tmp_path / "study")
