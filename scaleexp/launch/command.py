@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -85,24 +86,24 @@ def _run(
         stdin=subprocess.PIPE,  # its end tells the guard that this process is gone
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        errors="backslashreplace",
         env=dict(environment),
         cwd=directory,
         start_new_session=True,
     ) as child:
-        readers = [_reader(child.stdout, lambda line: None), _reader(child.stderr, last.append)]
+        over = threading.Event()
+        readers = [_reader(child.stdout, over, lambda line: None), _reader(child.stderr, over, last.append)]
         try:
             asked = _watch(child, assignment.stop)
         finally:
             child.terminate()  # it has ended, or this process is being ended
             child.wait()
+            over.set()
             for reader in readers:
                 reader.join()
     return child.returncode, list(last), asked
 
 
-def _watch(child: subprocess.Popen[str], stop: Callable[[], str]) -> str:
+def _watch(child: subprocess.Popen[bytes], stop: Callable[[], str]) -> str:
     """Wait for a process; one that goes on for a while after the study was stopped is ended."""
     asked, since = "", 0.0
     while child.poll() is None:
@@ -115,15 +116,33 @@ def _watch(child: subprocess.Popen[str], stop: Callable[[], str]) -> str:
     return asked
 
 
-def _reader(stream: IO[str] | None, also: Callable[[str], None]) -> threading.Thread:
-    """A thread that prints every line of a stream as it comes, from where this process prints now."""
+def _reader(stream: IO[bytes] | None, over: threading.Event, also: Callable[[str], None]) -> threading.Thread:
+    """A thread that prints every line of a stream as it comes, from where this process prints now.
+
+    It ends with the stream, or when all is over and nothing comes: a process that escaped may hold the other end.
+    """
     assert stream is not None
-    log = sys.stdout
+    log, source = sys.stdout, stream.fileno()
 
     def read() -> None:
-        for line in stream:
-            log.write(line)
-            also(line)
+        rest = b""
+        while True:
+            if not select.select([source], [], [], _LOOK_S)[0]:
+                if over.is_set():
+                    break
+                continue
+            if not (chunk := os.read(source, 65536)):
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                tell(line)
+        if rest:
+            tell(rest)
+
+    def tell(line: bytes) -> None:
+        text = line.decode(errors="backslashreplace")
+        log.write(f"{text}\n")
+        also(text)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
