@@ -51,7 +51,7 @@ def run_command(assignment: Assignment, trial: Trial, *, threads: int) -> None:
     make_ready(context)
     arguments = arguments_of(assignment.study.command, context)
     code, lines, asked = _run(arguments, _environment(context.to_env(), threads), _directory(assignment), assignment)
-    cause = came_to(assignment, trial, told_by(code, lines) if code and not asked else "")
+    cause = came_to(assignment, trial, told_by(code, lines) if code else "")
     if asked:
         record_stop(store, [trial.key], asked, fence=assignment.fence)
     elif cause:
