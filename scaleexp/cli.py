@@ -268,7 +268,8 @@ def _planned(prepared: Prepared, root: str | None, *, calibrate: bool) -> tuple[
     left = steps_left(store, trials, prepared.targets) if store else {t.key: t.limit_steps for t in trials}
     limits = spending.before_run(store, study) if store else []
     new = 0 if held else bytes_of(prepared)
-    found = calibrated(study, prepared.workload, trials, left, study_bytes=new) if calibrate else None
+    workload = prepared.workload if calibrate else None  # a script cannot be timed before it runs
+    found = calibrated(study, workload, trials, left, study_bytes=new) if workload else None
     document = plan_document(prepared.plan, study, found, left, limits=limits)
     return document, render_plan(document, width=get_terminal_size().columns if sys.stdout.isatty() else _PIPED)
 

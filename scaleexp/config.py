@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from scaleexp.config_messages import one_sentence
 from scaleexp.errors import ConfigError
 from scaleexp.hardware_profile import read_hardware
+from scaleexp.own_script import as_workload, misfits
 from scaleexp.plugins import check_name, nearest
 from scaleexp.scaling_rules import RULES
 from scaleexp.strict_yaml import apply_overrides
@@ -31,6 +32,7 @@ from scaleexp.study_parts import (
     Positive,
     PositiveReal,
     RealisationSpec,
+    Scalar,
     TargetSpec,
     WorkloadSpec,
     as_trained,
@@ -67,7 +69,21 @@ class Study(Part):
     question: Annotated[str, Field(min_length=1)]
     """What the study asks, in one sentence."""
     workload: WorkloadSpec
-    """Data, model and loss."""
+    """Data, model and loss; or say entrypoint or command instead."""
+    entrypoint: Annotated[str, Field(min_length=1)] | None = None
+    """Instead of a workload: `module:function` that trains one trial, run on as many processes as the trial has
+    workers, their process group set up; it is given the trial and records it by scaleexp.track."""
+    command: Many[Annotated[str, Field(min_length=1)]] | None = None
+    """Instead of a workload: the arguments of a command that trains one trial, such as [python, train.py, --lr,
+    "{lr}"], started without a shell; it records the trial by scaleexp.track."""
+    unit: Literal["example", "token"] | None = None
+    """What a sample of a script is."""
+    n_train: Positive | None = None
+    """Size of a script's training set [samples]; null for a stream without end, or where it is not known."""
+    hyperparameters: Annotated[dict[str, Scalar], Field(max_length=MAX_LIST)] | None = None
+    """What else the script is told: numbers, texts, true or false, by name."""
+    cpus_per_worker: Positive = 1
+    """CPUs of a script's worker; where there are GPUs, it has one of these, too."""
     dtype: Literal["float32", "float64", "bf16"] = "float32"
     """Precision of parameters, gradients and optimizer state; bf16: float32 under bfloat16 autocast."""
     batch_norm: Literal["worker", "sync"] | Positive | None = None
@@ -121,6 +137,11 @@ class Study(Part):
     realisations: Annotated[tuple[RealisationSpec, ...], Field(strict=False, max_length=MAX_LIST)] = ()
     """Trials of the grid to run a second time in another way."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _script(cls, raw: object) -> object:
+        return as_workload(raw)
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count_of_seeds(cls, value: object) -> object:
@@ -170,6 +191,11 @@ class Study(Part):
         return self
 
     @property
+    def script(self) -> Literal["entrypoint", "command"] | None:
+        """How the user's own script is started; None where a workload is trained by our loop."""
+        return "entrypoint" if self.entrypoint is not None else "command" if self.command is not None else None
+
+    @property
     def split(self) -> tuple[int, int]:
         """(micro_batch, accumulation_steps) of every worker."""
         if self.worker_batch is not None:
@@ -205,6 +231,7 @@ def _misfits(study: Study) -> Iterator[str]:
             f"a target counts when a second evaluation confirms it, and the batch of {study.batch_sizes[-1]} would be "
             f"evaluated {evaluations} time(s) in {study.limits.samples} samples; raise limits.samples or evaluate more"
         )
+    yield from misfits(study)
     yield from _engine_misfits(study)
     if study.limits.usd is not None and study.price_usd_per_worker_hour is None and study.hardware is None:
         yield "limits.usd needs a price: set price_usd_per_worker_hour, or hardware to a profile that has one"
@@ -297,7 +324,7 @@ def validate_study(raw: Mapping[str, Any], source: str) -> Study:
 
 
 def check_against_data(study: Study, n_train: int | None, metrics: Mapping[str, Literal["min", "max"]]) -> None:
-    """Refuse a study that its data or workload cannot carry.
+    """Refuse a study that its data or workload cannot carry; what a script reports is not known before it runs.
 
     Args:
         study: the study.
@@ -313,7 +340,7 @@ def check_against_data(study: Study, n_train: int | None, metrics: Mapping[str, 
             f"The batch of {largest} samples is larger than the training set of {n_train}; "
             "use fewer workers, a smaller worker batch, or more data."
         )
-    for target in study.targets:
+    for target in study.targets if study.script is None else ():
         if target.metric not in metrics:
             raise ConfigError(
                 f"The workload {study.workload.name!r} reports no metric {target.metric!r}; "

@@ -93,7 +93,7 @@ def _locate(model: type[BaseModel], loc: Sequence[int | str]) -> _Place:
             continue
         siblings = sorted({field for candidate in models for field in candidate.model_fields})
         fields = [candidate.model_fields[part] for candidate in models if part in candidate.model_fields]
-        doc = fields[0].description or "" if fields else ""
+        doc = " ".join((fields[0].description or "").split()) if fields else ""
         models = [found for field in fields for found in _models_in(field.annotation)]
     return _Place(names=names, siblings=siblings, doc=doc, tags=[tag for found in models for tag in _tags(found)])
 

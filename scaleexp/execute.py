@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,8 @@ class Assignment:
         fence: number of the driver's lease; None where nobody else can write.
         held_s: how long the driver will have held its lease at the deadline, by its own clock [seconds]: a process
             whose clock runs ahead does not stop before; None where it need not ask.
+        code: file of a user's own script and its sha256, where it was found.
+        directory: where the command was given.
     """
 
     study: Study
@@ -62,6 +64,8 @@ class Assignment:
     deadline_cause: str
     fence: int | None = None
     held_s: float | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
+    directory: str = ""
 
     def stop(self) -> str:
         """Why to stop now; empty to go on."""
@@ -217,7 +221,7 @@ def run_real(assignment: Assignment, trials: Sequence[Trial], *, device: torch.d
     waiting: list[Any] = [None]
     if dist.get_rank() == 0:
         own = unfinished(store, trials, assignment.targets)
-        waiting = [[trial for trial in own if not _failed_here(store, trial, assignment.fence)]]
+        waiting = [[trial for trial in own if not failed_here(store, trial, assignment.fence)]]
     dist.broadcast_object_list(waiting, src=0)  # rank 0's view of the storage, so that no rank waits for another
     for trial in waiting[0]:
         if all_told([bool(assignment.stop())])[0]:
@@ -286,7 +290,7 @@ def _run_one(
         raise
 
 
-def _failed_here(store: Store, trial: Trial, fence: int | None) -> bool:
+def failed_here(store: Store, trial: Trial, fence: int | None) -> bool:
     """Whether a trial has failed in this run of the study already."""
     commit = last_commit(store, trial.key)
     return bool(fence is not None and commit and commit["status"] == "failed" and commit.get("fence") == fence)

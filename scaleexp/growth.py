@@ -22,6 +22,7 @@ OF_ONE_RUN = frozenset(
         "engine",
         "processes",
         "compile",
+        "cpus_per_worker",
     }
 )
 """Fields that say how a run of the command goes about it and change nothing that is trained."""

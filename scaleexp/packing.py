@@ -1,7 +1,7 @@
 """Which trials one engine steps together, and in which order packs start.
 
-A packed pack shares its shapes and B and differs in LR and seed; a ddp pack is a list of trials that one live group
-of worker processes runs one after another.
+A packed pack shares its shapes and B and differs in LR and seed; a ddp or entrypoint pack is a list of trials that one
+live group of worker processes runs one after another; a command runs one trial.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def makespan(pieces: Sequence[tuple[Trial, ...]], slots: int) -> float:
 def cost(pack: Sequence[Trial]) -> float:
     """Upper bound on the work of a pack [samples]: to the limit, the overhead of a step counted in samples.
 
-    A packed step pays the overhead once for all of its trials; a ddp group runs its trials in turn.
+    A packed step pays the overhead once for all of its trials; a group of real workers runs its trials in turn.
     """
-    if pack[0].engine == "ddp":
+    if pack[0].real:
         return float(sum(t.limit_steps * (STEP_OVERHEAD_SAMPLES + t.batch_size) for t in pack))
     steps = max(trial.limit_steps for trial in pack)
     return float(steps * STEP_OVERHEAD_SAMPLES + sum(trial.limit_steps * trial.batch_size for trial in pack))
@@ -81,8 +81,8 @@ def cost(pack: Sequence[Trial]) -> float:
 
 def _shape(trial: Trial) -> tuple[str, int, int, int, int]:
     """What the trials of a pack have in common."""
-    if trial.engine == "ddp":
-        return ("ddp", trial.processes, 0, 0, 0)
+    if trial.real:
+        return (trial.engine, trial.processes, 0, 0, 0)
     return ("packed", trial.batch_size, trial.workers, trial.micro_batch, trial.accumulation_steps)
 
 
@@ -106,7 +106,7 @@ def _cut_to(pieces: Sequence[tuple[Trial, ...]], most: float) -> list[tuple[Tria
 
 def _halves(pack: tuple[Trial, ...]) -> list[tuple[Trial, ...]]:
     """A pack in two, the LRs of one seed together as long as possible: they are compared. Empty if it cannot be cut."""
-    if pack[0].engine == "ddp" or len(pack) == 1:
+    if pack[0].real or len(pack) == 1:
         return []
     seeds = sorted({trial.seed for trial in pack})
     ordered = sorted(pack, key=lambda trial: (trial.seed, trial.lr))

@@ -12,6 +12,7 @@ from typing import Literal
 
 from scaleexp.config import Study
 from scaleexp.errors import ConfigError
+from scaleexp.own_script import identity
 from scaleexp.packing import packs
 from scaleexp.plan_rows import plan_document, plan_table
 from scaleexp.plan_table import render_plan
@@ -43,12 +44,13 @@ MAX_TRIALS = 100_000
 
 
 def directed_targets(study: Study, metrics: Mapping[str, Literal["min", "max"]]) -> list[Target]:
-    """The study's targets with the workload's directions, values from the easiest to the hardest."""
+    """The study's targets with the workload's directions or a script's own, values from the easiest to the hardest."""
+    directions = {target.metric: target.direction or metrics[target.metric] for target in study.targets}
     return [
         Target(
             metric=target.metric,
-            values=sorted(set(target.values), reverse=metrics[target.metric] == "min"),
-            direction=metrics[target.metric],
+            values=sorted(set(target.values), reverse=directions[target.metric] == "min"),
+            direction=directions[target.metric],
         )
         for target in study.targets
     ]
@@ -101,7 +103,7 @@ def make_plan(study: Study, data_sha256: str, *, has_batch_norm: bool = False) -
         kappa = batch_size / study.base.batch_size
         lrs, rule_lrs = lr_grid(study, kappa)
         group = statistics_group(study, batch_size, workers)
-        engine: Engine = "ddp" if study.engine == "ddp" else "packed"
+        engine: Engine = study.script or ("ddp" if study.engine == "ddp" else "packed")
         ids: dict[float, list[str]] = {}
         for lr in lrs:
             for seed in study.seeds:
@@ -115,7 +117,7 @@ def make_plan(study: Study, data_sha256: str, *, has_batch_norm: bool = False) -
                     accumulation_steps=accumulation_steps,
                     lr=lr,
                     engine=engine,
-                    processes=min(workers, study.processes or workers) if engine == "ddp" else 1,
+                    processes=1 if engine == "packed" else min(workers, study.processes or workers),
                     limit_samples=study.limits.samples,
                     statistics_group=group,
                 )
@@ -176,7 +178,7 @@ def statistics_group(study: Study, batch_size: int, workers: int) -> int | None:
 
 def _trial_id(study: Study, data_sha256: str, lr: float, seed: int, batch_size: int, group: int | None) -> str:
     return content_hash(
-        workload=study.workload.model_dump(mode="json"),
+        workload=identity(study),
         data_sha256=data_sha256,
         optimizer=study.optimizer.model_dump(mode="json"),
         lr=lr,

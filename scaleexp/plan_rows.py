@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypedDict
 
 from scaleexp.config import Study
+from scaleexp.own_script import identity
 from scaleexp.trial import Plan, Trial
 
 PLAN_JSON_VERSION = 1
@@ -14,6 +15,12 @@ PLAN_JSON_VERSION = 1
 
 NOT_SEEN = 0.15
 """What a few steps do not show, as a share of the time: in CPU time, whole studies took from 2 to 12 % more."""
+NOT_MEASURED = "nothing was measured (--no-calibrate)."
+OF_A_SCRIPT = {
+    "seconds": "unknown until the first trial has run: a script is not timed before; then `scaleexp status` says it.",
+    "disk_bytes": "unknown until the first trial has run: what a script keeps is its own business.",
+    "usd": "unknown until the first trial has run, as the time is; limits.usd and limits.wall_s hold all the same.",
+}
 NO_PRICE = "there is no price: set price_usd_per_worker_hour, or hardware to a profile that has one."
 
 
@@ -208,7 +215,7 @@ def plan_document(
         "schema_version": PLAN_JSON_VERSION,
         "study": plan.study,
         "question": plan.question,
-        "workload": study.workload.model_dump(mode="json"),
+        "workload": identity(study),
         "optimizer": study.optimizer.model_dump(mode="json"),
         "base_batch_size": plan.base_batch_size,
         "base_lr": plan.base_lr,
@@ -235,7 +242,7 @@ def plan_document(
 def rests_on(study: Study, found: Calibration | None, rows: Sequence[PlanRow]) -> dict[str, str]:
     """What the numbers of time, disk and cost rest on, or why there are none, in words."""
     if found is None:
-        return dict.fromkeys(("seconds", "disk_bytes", "usd"), "nothing was measured (--no-calibrate).")
+        return dict(OF_A_SCRIPT) if study.script else dict.fromkeys(("seconds", "disk_bytes", "usd"), NOT_MEASURED)
     real = sum(row["not_timed_trials"] for row in rows)
     trials = f"{real} trial{'s' if real > 1 else ''} of real workers"
     seconds = [f"The time of {trials} is not counted: measuring it takes launching them."] if real else []

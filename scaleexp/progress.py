@@ -95,7 +95,7 @@ class Watch:
         for (engine, batch_size), group in groupby(sorted(self.trials, key=_shape), key=_shape):
             trials = list(group)
             overhead = STEP_OVERHEAD_SAMPLES / batch_size
-            per_sample = 1.0 + (overhead if engine == "ddp" else overhead / len(trials))
+            per_sample = 1.0 + (overhead / len(trials) if engine == "packed" else overhead)
             reached = max((self.samples.get(t.key, 0) for t in trials), default=0)
             for trial in trials:
                 eaten = self.samples.get(trial.key, max(reached, self.under_way.get(trial.key, 0)))
@@ -124,7 +124,7 @@ class Watch:
         running = sum(t.key in self.started for t in waiting)
         left = self.left_s(elapsed_s)
         eta = "ETA not known yet" if left is None else f"ETA {duration(left)}"
-        if waiting and not running and all(t.engine == "ddp" for t in waiting):
+        if waiting and not running and all(t.real for t in waiting):
             eta = "starting real workers"
         done = len(self.trials) - len(waiting)
         return f"{done}/{len(self.trials)} trials done, {running} running, {duration(elapsed_s)} elapsed, {eta}"

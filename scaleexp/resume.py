@@ -90,7 +90,8 @@ def steps_left(store: Store, trials: Sequence[Trial], targets: Sequence[schema.T
     commits = last_commits(store, [trial.key for trial in waiting])
     for trial in waiting:
         commit = commits[trial.key]
-        found[trial.key] = trial.limit_steps - (commit["step"] if commit and commit.get("checkpoint") else 0)
+        goes_on = commit and (trial.scripted or commit.get("checkpoint"))  # a script keeps its own state
+        found[trial.key] = trial.limit_steps - (commit["step"] if commit and goes_on else 0)
     return found
 
 

@@ -75,6 +75,16 @@ def _scalar(value: object) -> object:
     return as_trained(value) if isinstance(value, float) else value
 
 
+def _given(value: object) -> object:
+    if value is None:
+        raise ValueError("it is null; give a number, a text, true or false, or leave it out")
+    return _scalar(value)
+
+
+Scalar = Annotated[Any, AfterValidator(_given)]
+"""A number, a text, true or false; floats are rounded as trained."""
+
+
 class WorkloadSpec(Part):
     """A data set, a model and a loss. The file is flat: `{name: classifier, model: mlp, hidden: [64]}`."""
 
@@ -191,6 +201,8 @@ class TargetSpec(Part):
     """A metric that the workload reports, such as val_loss."""
     values: Many[Real]
     """One or more values; the trials run to the hardest."""
+    direction: Literal["min", "max"] | None = None
+    """Which way is better, of a metric that a script reports; a workload says it itself."""
 
 
 class Limits(Part):

@@ -120,7 +120,7 @@ class TrackedLog:
         self._log = TrialLog(
             self._store,
             _facts(trial, n_parameters),
-            {**self.record, **realisation},
+            {**self.record, **realisation, **_started(trial)},
             None,
             schema.Goal(targets={t.metric: t.value for t in trial.targets}, limit_samples=limit),
             goes_on=self._cut.commit if self._cut else None,
@@ -207,11 +207,18 @@ class TrackedLog:
             fence=self._fence,
             deadline=self._trial.deadline_unix_s,
             deadline_cause=self._trial.deadline_cause,
+            held_s=self._trial.held_s,
         )
 
     def close(self) -> None:
         """Wait for all that was written, and let the study go."""
         self._open.close()
+
+
+def _started(trial: TrialContext) -> dict[str, Any]:
+    """How the script was started (command or entrypoint under a study), and which version of it."""
+    code = {"code": dict(trial.code)} if trial.code else {}
+    return {"engine": str(trial.workload.get("name", "script")), **code}
 
 
 def _facts(trial: TrialContext, n_parameters: int | None) -> schema.TrialFacts:

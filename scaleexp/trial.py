@@ -8,7 +8,7 @@ from typing import Literal
 
 from scaleexp.schema import SCHEMA_VERSION, PlanFile, PlannedTrial, RuleLabel, Target, trial_key
 
-Engine = Literal["packed", "ddp"]
+Engine = Literal["packed", "ddp", "entrypoint", "command"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +24,8 @@ class Trial:
         micro_batch: samples a worker passes through the model at once.
         accumulation_steps: micro-batches per worker and step.
         lr: peak LR.
-        engine: packed (virtual workers) or ddp (real ones).
-        processes: of a ddp trial, which share its workers; 1 for packed.
+        engine: packed (virtual workers), ddp (real ones), or how a user's own script is started: entrypoint or command.
+        processes: that share its workers: 1 for packed, one each for a script.
         limit_samples: where it ends without its target [samples].
         statistics_group: samples that share batch-norm statistics; None for a model without.
     """
@@ -47,6 +47,16 @@ class Trial:
     def key(self) -> str:
         """Name of its directory, `id` or `id@realisation`."""
         return trial_key(self.trial_id, self.realisation)
+
+    @property
+    def real(self) -> bool:
+        """Whether its workers are processes, each with a CPU or GPU of its own."""
+        return self.engine != "packed"
+
+    @property
+    def scripted(self) -> bool:
+        """Whether a user's own script trains it."""
+        return self.engine in ("entrypoint", "command")
 
     @property
     def limit_steps(self) -> int:

@@ -59,6 +59,8 @@ class TrialContext:
         noise_every_samples: samples from one measurement of gradient norms to the next; None leaves it to the script.
         deadline_unix_s: Unix time after which the trial stops unfinished [seconds]; None for no limit.
         deadline_cause: the limit that set it, in words.
+        held_s: how long the driver will have held its lease at the deadline, by its own clock [seconds]; None to go by
+            this machine's alone.
         fence: number of the driver's lease: nothing is committed once another has a higher one.
         study: name of the study.
         workload: what trial.json says of it: a name and options.
@@ -66,6 +68,8 @@ class TrialContext:
         n_train: size of the training set [samples]; None for a stream without end, or where nobody said it.
         data_sha256: of the data; empty where nobody said it.
         git_sha: of the working tree that the study was started in.
+        code: file of the script and its sha256, where it was found, for the realisation of every commit: the study
+            counts on no two versions of it in one study, and this says whether there were.
         state_dir: directory of this trial's own for what the script goes on from; None where there is none.
 
     Raises:
@@ -92,6 +96,7 @@ class TrialContext:
     noise_every_samples: int | None = None
     deadline_unix_s: float | None = None
     deadline_cause: str = ""
+    held_s: float | None = None
     fence: int | None = None
     study: str = ""
     workload: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +104,7 @@ class TrialContext:
     n_train: int | None = None
     data_sha256: str = ""
     git_sha: str | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
     state_dir: str | None = None
 
     def __post_init__(self) -> None:

@@ -44,11 +44,15 @@ class Resources:
         cpus: CPU slots.
         gpus: GPU slots.
         node_cpus: CPU slots of the smallest node that has any.
+        largest_cpus: CPU slots of the largest node.
+        largest_gpus: GPU slots of the node that has most.
     """
 
     cpus: int
     gpus: int
     node_cpus: int = 1
+    largest_cpus: int = 1
+    largest_gpus: int = 0
 
 
 def set_environment() -> None:
@@ -60,13 +64,19 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def check_feasible(trials: Sequence[Trial], resources: Resources) -> None:
+def check_feasible(trials: Sequence[Trial], resources: Resources, cpus_per_worker: int = 1) -> None:
     """Refuse real workers that can never all be placed: one CPU each, or one GPU each where there are GPUs.
+
+    Args:
+        trials: to run.
+        resources: of the cluster.
+        cpus_per_worker: of a user's own script.
 
     Raises:
         InfeasibleError: with what is needed, what there is and what to do.
     """
     slots, kind = (resources.gpus, "GPUs") if resources.gpus else (resources.cpus, "CPUs")
+    _check_scripts([t for t in trials if t.scripted], resources, cpus_per_worker)
     real = [t for t in trials if t.engine == "ddp"]
     largest = max(real, key=lambda t: t.processes, default=None)
     if largest and largest.processes > slots:
@@ -76,12 +86,32 @@ def check_feasible(trials: Sequence[Trial], resources: Resources) -> None:
             f"{what} {largest.processes} real workers, which need {largest.processes} {kind}, and Ray has {slots}: "
             f"{remedy}, use fewer workers, or join a larger cluster with RAY_ADDRESS."
         )
-    if len(real) < len(trials) and resources.cpus < 1:
+    if any(not t.real for t in trials) and resources.cpus < 1:
         raise InfeasibleError("virtual workers need a CPU, and Ray has none: join a cluster with CPUs by RAY_ADDRESS.")
 
 
+def _check_scripts(trials: Sequence[Trial], resources: Resources, cpus_per_worker: int) -> None:
+    """A command runs on one node, a group of Ray Train on any."""
+    largest = max(trials, key=lambda t: t.workers, default=None)
+    if largest is None:
+        return
+    one_node = largest.engine == "command"
+    needs = {"CPUs": largest.workers * cpus_per_worker, **({"GPUs": largest.workers} if resources.gpus else {})}
+    has = {
+        "CPUs": resources.largest_cpus if one_node else resources.cpus,
+        "GPUs": resources.largest_gpus if one_node else resources.gpus,
+    }
+    for kind, needed in needs.items():
+        if needed > has[kind]:
+            where = "the largest node of Ray" if one_node else "Ray"
+            raise InfeasibleError(
+                f"the study's {largest.engine} asks for {largest.workers} workers, which need {needed} {kind}, and "
+                f"{where} has {has[kind]}: use fewer workers, or join a larger cluster with RAY_ADDRESS."
+            )
+
+
 @contextmanager
-def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
+def ray_cluster(trials: Sequence[Trial], cpus_per_worker: int = 1) -> Iterator[Resources]:
     """Join the cluster of RAY_ADDRESS, or one that `ray start` left on this host, or start a local one; leave it after.
 
     Raises:
@@ -105,13 +135,16 @@ def ray_cluster(trials: Sequence[Trial]) -> Iterator[Resources]:
     try:
         _remove_orphans()
         total = ray.cluster_resources()
-        nodes = [int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]]
+        alive = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        nodes = [int(n.get("CPU", 0)) for n in alive]
         resources = Resources(
             cpus=int(total.get("CPU", 0)),
             gpus=int(total.get("GPU", 0)),
             node_cpus=min((n for n in nodes if n), default=1),
+            largest_cpus=max(nodes, default=0),
+            largest_gpus=max((int(n.get("GPU", 0)) for n in alive), default=0),
         )
-        check_feasible(trials, resources)
+        check_feasible(trials, resources, cpus_per_worker)
         yield resources
     except Exception as error:
         if not of_ray(error):

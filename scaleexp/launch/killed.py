@@ -34,7 +34,7 @@ def note_killed(store: Store, trials: Sequence[Trial], cause: str, refused: int 
         cause: what Ray says.
         refused: the fewest samples that had not fitted when the process began, which it therefore did not hold.
     """
-    if not memory.killed(cause):
+    if not memory.killed(cause) or trials[0].scripted:  # what a script holds at once is its own
         return
     commits, one = last_commits(store, [t.key for t in trials]), trials[0]
     running = [c for t in trials if (c := commits[t.key]) and c["status"] == "running"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from scaleexp.config import Study, check_against_data, validate_study
 from scaleexp.errors import ConfigError, StorageError
 from scaleexp.execute import workload_of
 from scaleexp.growth import check_growth, differences
+from scaleexp.own_script import check_there, code_of
 from scaleexp.plan import directed_targets, make_plan
 from scaleexp.redact import redacted
 from scaleexp.storage import Store, json_bytes
@@ -31,13 +33,20 @@ class Prepared:
         study: as validated.
         plan: its trials.
         targets: with their directions.
-        workload: its workload, the data loaded.
+        workload: its workload, the data loaded; None of a user's own script, which brings both.
+        code: file of such a script and its sha256, where it was found.
     """
 
     study: Study
     plan: Plan
     targets: tuple[schema.Target, ...]
-    workload: Workload
+    workload: Workload | None
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """What a sample is: example or token."""
+        return self.workload.unit if self.workload else self.study.unit or "example"
 
 
 def prepare(study: Study) -> Prepared:
@@ -46,6 +55,8 @@ def prepare(study: Study) -> Prepared:
     Raises:
         ConfigError: a batch larger than the data, a metric that is never reported, options of no use, ...
     """
+    if study.script:
+        return _prepared_script(study)
     from scaleexp.exact_layers import has_batch_norm
 
     workload = workload_of(study)
@@ -58,6 +69,18 @@ def prepare(study: Study) -> Prepared:
     plan = make_plan(study, workload.data_sha256, has_batch_norm=has_batch_norm(workload.model(0)))
     targets = tuple(directed_targets(study, workload.metrics))
     return Prepared(study=study, plan=plan, targets=targets, workload=workload)
+
+
+def _prepared_script(study: Study) -> Prepared:
+    """A study of a user's own script: what it reads and reports is not known before it runs.
+
+    Raises:
+        ConfigError: the script is not there, or a batch is larger than the data that the study says.
+    """
+    check_against_data(study, study.n_train, {})
+    check_there(study)
+    targets = tuple(directed_targets(study, {}))
+    return Prepared(study=study, plan=make_plan(study, ""), targets=targets, workload=None, code=code_of(study))
 
 
 def open_study(prepared: Prepared, root: str | Path) -> Store:
@@ -105,7 +128,7 @@ def _dumped(prepared: Prepared) -> dict[str, Any]:
 
 
 def _plan_file(prepared: Prepared) -> schema.PlanFile:
-    plan = prepared.plan.to_file(list(prepared.targets), unit=prepared.workload.unit)
+    plan = prepared.plan.to_file(list(prepared.targets), unit=prepared.unit)
     return cast("schema.PlanFile", json.loads(json.dumps({**redacted(plan), "resolved": _dumped(prepared)})))
 
 

@@ -124,7 +124,7 @@ def _on_ray(
 
     try:
         # Only then: a study that can never run leaves no directory behind.
-        with ray_cluster(waiting) as resources:
+        with ray_cluster(waiting, prepared.study.cpus_per_worker) as resources:
             return _joined(prepared, store, resources, begin, tell, gone)
     except ClusterLostError as error:
         raise lost(str(error)) from error

@@ -33,11 +33,15 @@ def _work(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from scaleexp.execute import run_real
+    from scaleexp.launch.entrypoint import run_entrypoint
 
     rank, trials = get_context().get_world_rank(), config["trials"]
     with captured(config["logs"] / f"rank-{rank}.log", f"rank {rank} of trials {', '.join(t.key for t in trials)}"):
         try:
-            run_real(config["assignment"], trials, device=get_device())
+            if trials[0].engine == "entrypoint":
+                run_entrypoint(config["assignment"], trials)
+            else:
+                run_real(config["assignment"], trials, device=get_device())
         except Exception as error:
             raise told_to_the_group(error) from error
 
@@ -69,7 +73,7 @@ def run_worker_group(
     from scaleexp.launch.deadline import counted, no_place
     from scaleexp.launch.killed import EndsOrNotes, note_killed
 
-    start_s = assignment.study.limits.start_s
+    start_s, cpus = assignment.study.limits.start_s, assignment.study.cpus_per_worker
     os.environ[_TIMEOUT] = str(start_s)
     store = Store(assignment.root)
     refused = least_refused(store, "ddp", trials[0].processes)
@@ -80,7 +84,9 @@ def run_worker_group(
             _work,
             train_loop_config={"assignment": assignment, "trials": list(trials), "logs": logs},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=trials[0].processes, use_gpu=use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=trials[0].processes, use_gpu=use_gpu, resources_per_worker=_resources(cpus, use_gpu)
+            ),
             run_config=RunConfig(
                 name=f"{name}-{len(raised) + unstarted}",
                 storage_path=output,
@@ -109,7 +115,8 @@ def run_worker_group(
                 raise failure from error
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 workers, kind = trials[0].processes, "GPU" if use_gpu else "CPU"
-                said = no_place(counted(workers, "real worker"), workers, kind, start_s)
+                needs = workers * (1 if use_gpu else cpus)
+                said = no_place(counted(workers, "real worker"), needs, kind, start_s)
                 raise TrialsFailedError(said) from error
             if least_refused(store, "ddp", trials[0].processes) == refused:  # else the controller lived to say so
                 note_killed(store, trials, str(error), refused)
@@ -117,3 +124,10 @@ def run_worker_group(
             unstarted += 1
             if type(failure).__name__ != "WorkerGroupStartupFailedError" or unstarted == STARTS:
                 raise
+
+
+def _resources(cpus: int, use_gpu: bool) -> dict[str, float] | None:
+    """Of a worker; None for Ray Train's own: one CPU, or one GPU with one CPU."""
+    if cpus == 1:
+        return None
+    return {"CPU": float(cpus), **({"GPU": 1.0} if use_gpu else {})}

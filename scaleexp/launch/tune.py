@@ -20,10 +20,11 @@ from scaleexp.commits import last_commit
 from scaleexp.errors import StorageError, TrialsFailedError
 from scaleexp.execute import Assignment, run_packed
 from scaleexp.launch.cluster import set_environment
+from scaleexp.launch.command import run_command
 from scaleexp.launch.logs import captured, ray_messages, run_directory, tidy
 from scaleexp.launch.train import WORKER_DEATHS, run_worker_group
 from scaleexp.memory import told
-from scaleexp.packing import packs, spread
+from scaleexp.packing import cost, packs, spread
 from scaleexp.redact import redact
 from scaleexp.restating import record_failure
 from scaleexp.storage import Store
@@ -65,17 +66,17 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
         What failed, each recorded where its trials stand; divergence is a result, not a failure.
     """
     failures: list[PackFailure] = []
-    by_processes = sorted(trials, key=lambda t: (t.engine != "packed", t.processes))
+    by_processes = sorted(trials, key=lambda t: (t.real, t.processes))
     logs = run_directory(assignment.root, assignment.fence)
     with (
         ray_messages(logs / "ray.log"),
         tempfile.TemporaryDirectory(prefix="scaleexp-ray-", ignore_cleanup_errors=True) as output,
     ):
-        for (engine, processes), phase in groupby(by_processes, key=lambda t: (t.engine, t.processes)):
+        for _, phase in groupby(by_processes, key=lambda t: (t.engine, t.processes)):
             if assignment.stop():
                 break
             slots, own = resources.gpus or resources.cpus, list(phase)
-            chosen = packs(own, slots=slots) if engine == "packed" else spread(own, slots // processes)
+            chosen = _packs(own, slots, assignment.study.cpus_per_worker if not resources.gpus else 1)
             threads = 1 if assignment.study.deterministic else threads_each(len(chosen), resources)
             use_gpu = resources.gpus > 0
             failures += _fit(assignment, chosen, use_gpu=use_gpu, threads=threads, output=output, logs=logs)
@@ -85,6 +86,16 @@ def run_phases(assignment: Assignment, trials: Sequence[Trial], resources: Resou
             with suppress(StorageError, FileExistsError):  # told all the same
                 record_failure(Store(assignment.root), failure.trials, failure.cause, fence=assignment.fence)
     return failures
+
+
+def _packs(trials: Sequence[Trial], slots: int, of_a_worker: int) -> list[tuple[Trial, ...]]:
+    """What one Ray task runs: trials together, by a group of workers one after another, or the one of a command."""
+    one = trials[0]
+    if one.engine == "packed":
+        return packs(trials, slots=slots)
+    if one.engine == "command":
+        return [(trial,) for trial in sorted(trials, key=lambda t: cost([t]), reverse=True)]
+    return spread(trials, slots // (one.processes * of_a_worker))
 
 
 def threads_each(packs: int, resources: Resources) -> int:
@@ -101,7 +112,10 @@ def threads_each(packs: int, resources: Resources) -> int:
 
 def _log_of(logs: Path, pack: Sequence[Trial], number: int) -> Path:
     """File of a pack, or directory with one for each process of a group of real workers."""
-    return logs / (f"real-{pack[0].processes}-{number}" if pack[0].engine == "ddp" else f"packed-{number}.log")
+    one = pack[0]
+    if one.engine == "command":
+        return logs / f"{one.key}.log"
+    return logs / (f"real-{one.processes}-{number}" if one.real else f"packed-{number}.log")
 
 
 def _fit(
@@ -122,8 +136,9 @@ def _fit(
     from scaleexp.launch.deadline import STARTING_S, StartDeadline, no_driver, no_place
     from scaleexp.launch.killed import NotesKilledPacks, tune_survives_kills
 
-    real = chosen[0][0].engine == "ddp"
-    name = f"{'real' if real else 'packed'}-{uuid.uuid4().hex[:8]}"
+    one, cpus = chosen[0][0], assignment.study.cpus_per_worker
+    real = one.engine in ("ddp", "entrypoint")
+    name = f"{'real' if real else one.engine}-{uuid.uuid4().hex[:8]}"
 
     def run_pack(config: dict[str, Any]) -> dict[str, Any]:
         """Runs in a Ray worker. An error becomes a result: only the death of the process is retried."""
@@ -136,6 +151,8 @@ def _fit(
                 if real:
                     group = f"{name}-{number}-{uuid.uuid4().hex[:8]}"
                     run_worker_group(assignment, pack, use_gpu=use_gpu, name=group, output=output, logs=log)
+                elif one.engine == "command":
+                    run_command(assignment, pack[0], threads=cpus)
                 else:
                     run_packed(assignment, pack, threads=threads, device="cuda" if use_gpu else "cpu")
         except Exception as error:  # noqa: BLE001  # whatever a user's workload raises; told, and exit code 3
@@ -143,7 +160,9 @@ def _fit(
             return {"cause": redact(named), "storage": isinstance(error, StorageError)}
         return {"cause": ""}
 
-    bundle = _HEAD if real else {"CPU": float(threads), **({"GPU": 1.0} if use_gpu else {})}
+    slots = one.workers if one.engine == "command" else 1
+    own_cpus = float(slots * cpus if one.engine == "command" else threads)
+    bundle = _HEAD if real else {"CPU": own_cpus, **({"GPU": float(slots)} if use_gpu else {})}
     start_s = assignment.study.limits.start_s
     deadline = StartDeadline(start_s + (STARTING_S if real else 0.0))
     tuner = tune.Tuner(
@@ -163,8 +182,8 @@ def _fit(
         results = tuner.fit()
     unplaced = ""
     if deadline.passed:
-        kind = "GPU" if use_gpu else "CPU"
-        unplaced = no_driver(start_s) if real else no_place("a pack of trials", bundle[kind], kind, start_s)
+        kind, what = "GPU" if use_gpu else "CPU", "a command" if one.scripted else "a pack of trials"
+        unplaced = no_driver(start_s) if real else no_place(what, bundle[kind], kind, start_s)
     ended: dict[int, tuple[str, bool]] = {}
     for number, result in enumerate(results):
         metrics = result.metrics or {}
@@ -181,7 +200,7 @@ def _fit(
 def _failures(
     assignment: Assignment, pack: Sequence[Trial], cause: str, storage: bool, log: Path
 ) -> Iterator[PackFailure]:
-    """What failed of a pack: all of it for a cause, or the trials of a group of real workers that raised in it."""
+    """What failed of a pack: all of it for a cause, or the trials that failed while others of it went on."""
     seen = log if log.exists() else None
     if cause:
         last_line = told(cause).strip().splitlines()[-1]
@@ -189,6 +208,6 @@ def _failures(
         return
     store = Store(assignment.root)
     for trial in pack:
-        commit = last_commit(store, trial.key) if trial.engine == "ddp" else None
+        commit = last_commit(store, trial.key) if trial.real else None
         if commit and commit["status"] == "failed" and commit.get("fence") == assignment.fence:
             yield PackFailure(trials=(trial.key,), cause=commit["cause"], log=seen)
