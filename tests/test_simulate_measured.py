@@ -8,6 +8,8 @@ import pytest
 from scaleexp.simulate.tables import read_table
 from tests.benchmarks.simulator_extrapolation import TASKS, errors, pooled, throughput_errors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(measurements):
