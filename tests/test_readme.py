@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,16 @@ def test_the_card_of_advice_is_what_is_printed():
     words = command.replace("fits.json", str(Path(__file__).parent / "golden" / "quickstart_fits.json")).split()
     done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == block("", "4 GPUs, the cheapest")
+
+
+def test_the_table_of_step_times_gives_what_is_printed(tmp_path):
+    from click.testing import CliRunner
+
+    from scaleexp.cli import cli
+
+    (tmp_path / "step_times.csv").write_text(block("csv", "worker_batch,step_time_s"))
+    for line in block("bash", "scaleexp simulate fit").splitlines():
+        words = [str(tmp_path / w) if "." in w else w for w in shlex.split(line.split("#")[0])[1:]]
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert done.stdout == block("", "of it communication")

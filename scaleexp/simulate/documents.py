@@ -85,9 +85,7 @@ def validation_text(found: Sequence[Errors]) -> str:
     ]
     for e in found:
         told = f"{e.tested}" + (f", {e.refused} refused" if e.refused else "")
-        lines.append(
-            (e.group or "-", told, "model", *_percents((e.mape, e.median, e.worst_tenth)), _percent(e.coverage))
-        )
+        lines.append((e.group, told, "model", *_percents((e.mape, e.median, e.worst_tenth)), _percent(e.coverage)))
         lines += [("", "", name, *_percents(values), "") for name, values in e.baselines.items()]
     return table(lines)
 

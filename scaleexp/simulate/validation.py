@@ -109,7 +109,7 @@ def split(
 
 
 def validate(trained: Sequence[Row], tested: Sequence[Row], group_by: Sequence[str]) -> list[Errors]:
-    """Errors of every group with rows in both, then of all together.
+    """Errors of every group with rows in both, where there are groups, then of all together.
 
     Raises:
         NotEnoughDataError: a group with nothing to fit, or too little.
@@ -122,14 +122,9 @@ def validate(trained: Sequence[Row], tested: Sequence[Row], group_by: Sequence[s
         )
     model = StepTimeModel(groups=fit_groups(known), group_by=tuple(group_by))
     found = {name: _compared(model, name, known[name], held) for name, held in asked.items()}
-    return [
-        *(_errors(name, len(known[name].step_time_s), rows) for name, rows in found.items()),
-        _errors(
-            POOLED,
-            len(trained),
-            {k: np.concatenate([r[k] for r in found.values()]) for k in next(iter(found.values()))},
-        ),
-    ]
+    together = {k: np.concatenate([rows[k] for rows in found.values()]) for k in next(iter(found.values()))}
+    apart = [_errors(name, len(known[name].step_time_s), rows) for name, rows in found.items() if group_by]
+    return [*apart, _errors(POOLED, len(trained), together)]
 
 
 def _compared(model: StepTimeModel, group: str, known: Measurements, held: Measurements) -> dict[str, FloatArray]:
