@@ -327,6 +327,7 @@ def test_an_unbounded_end_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("batch_size,steps\n1,2\n", ["--steps-column", "steps", "--cost-column", "x"], "give one of --steps-column"),
         ("batch_size,steps\n1,2\n", ["--target", "0.5"], "--target and --metric cannot choose one"),
         ("batch_size,samples,unit\n1,2,epochs\n", [], "counts samples in epochs: name that column with --cost-column"),
+        ("batch_size,steps\n1,2\n1e200,1e200\n", [], "row 2 of {file} has 1e+200 steps of 1e+200"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_one_sentence_and_exit_2(
@@ -407,6 +408,14 @@ def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path:
     with pytest.raises(ConfigError, match="has neither a column 'steps'"):
         load_sweeps([first, epochs], Columns(group_by=("m",)))
     assert read_points(epochs, Columns(cost="cost"))[0].cost_unit == "epochs"
+
+
+def test_a_copy_of_a_table_beside_it_is_refused_because_its_runs_would_count_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = table(tmp_path / "a.csv", "m,batch_size,steps\nx,8,30\nx,16,20\nx,32,15\n")
+    copied = table(tmp_path / "b.csv", first.read_text())
+    assert "holds the same bytes as" in refused(capsys, first, copied, "--group-by", "m")
 
 
 def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Path) -> None:
