@@ -430,6 +430,16 @@ def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Pat
     assert analysis.fit(sweep).to_dict() == fits.fits[0].to_dict()
 
 
+@pytest.mark.parametrize("loss", ["linear", "huber", "weighted"])
+def test_that_the_free_exponent_is_plain_least_squares_under_every_loss_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: str
+) -> None:
+    file = hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05)
+    (plain,), (fit,) = fitted(capsys, file), fitted(capsys, file, "--loss", loss)
+    assert fit["shape_exponent"] == plain["shape_exponent"]
+    assert any("the free exponent is by plain least squares" in said for said in fit["warnings"]) == (loss != "linear")
+
+
 def test_a_smallest_batch_that_no_run_reached_from_is_no_reference_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -438,6 +448,8 @@ def test_a_smallest_batch_that_no_run_reached_from_is_no_reference_and_that_is_s
     file = table(tmp_path / "t.csv", "batch_size,samples,reached,n\n" + lines)
     (fit,) = fitted(capsys, file)
     assert fit["overhead"] is None
+    assert main(["fit", str(file), "--multiverse"]) == 0
+    assert "overhead is" not in capsys.readouterr().out
     assert any("from the smallest measured batch, 4, which has no steps to target" in line for line in fit["left_out"])
     (named,) = fitted(capsys, file, "--reference-batch", "16")
     assert named["overhead"]["reference_batch"] == 16
