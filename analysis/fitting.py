@@ -139,7 +139,7 @@ def _whole_studies(
     studies, fits = [], []
     for name, log in zip(names, logs, strict=True):
         group = {"study": name} if len(logs) > 1 else {}
-        for target in targets or (None,):
+        for target in dict.fromkeys(targets) or (None,):
             study = analyse(
                 log,
                 target=target,

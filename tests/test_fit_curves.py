@@ -59,6 +59,16 @@ def test_curves_give_the_fit_of_their_study(capsys, root, long_table, tmp_path):
     assert of_table["provenance"]["files"][0]["kind"] == "table"
 
 
+@pytest.mark.parametrize(
+    ("source", "arguments"),
+    [("root", []), ("root", ["--group-by", "dtype"]), ("long_table", ["--unit", "example"])],
+)
+def test_a_target_that_is_given_twice_does_not_count_its_runs_twice(capsys, request, source, arguments):
+    arguments = [request.getfixturevalue(source), *arguments]
+    once = fits(capsys, *arguments, "--target", TARGET)
+    assert fits(capsys, *arguments, "--target", TARGET, "--target", f"{TARGET:.3f}") == once
+
+
 def test_losses_at_equal_samples_are_those_of_the_study(capsys, root, long_table):
     (of_study,) = fits(capsys, root, *EQUAL)
     (of_table,) = fits(capsys, long_table, "--unit", "example", *EQUAL)

@@ -327,6 +327,7 @@ def test_an_unbounded_end_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("batch_size,steps\n1,2\n", ["--steps-column", "steps", "--cost-column", "x"], "give one of --steps-column"),
         ("batch_size,steps\n1,2\n", ["--target", "0.5"], "--target and --metric cannot choose one"),
         ("batch_size,samples,unit\n1,2,epochs\n", [], "counts samples in epochs: name that column with --cost-column"),
+        ("batch_size,steps\n1,2\n1e200,1e200\n", [], "row 2 of {file} has 1e+200 steps of 1e+200"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_one_sentence_and_exit_2(
@@ -409,6 +410,14 @@ def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path:
     assert read_points(epochs, Columns(cost="cost"))[0].cost_unit == "epochs"
 
 
+def test_a_copy_of_a_table_beside_it_is_refused_because_its_runs_would_count_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = table(tmp_path / "a.csv", "m,batch_size,steps\nx,8,30\nx,16,20\nx,32,15\n")
+    copied = table(tmp_path / "b.csv", first.read_text())
+    assert "holds the same bytes as" in refused(capsys, first, copied, "--group-by", "m")
+
+
 def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Path) -> None:
     fits = analysis.fit(hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05))
     assert "<th>B_crit</th>" in fits._repr_html_()
@@ -421,6 +430,16 @@ def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Pat
     assert analysis.fit(sweep).to_dict() == fits.fits[0].to_dict()
 
 
+@pytest.mark.parametrize("loss", ["linear", "huber", "weighted"])
+def test_that_the_free_exponent_is_plain_least_squares_under_every_loss_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: str
+) -> None:
+    file = hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05)
+    (plain,), (fit,) = fitted(capsys, file), fitted(capsys, file, "--loss", loss)
+    assert fit["shape_exponent"] == plain["shape_exponent"]
+    assert any("the free exponent is by plain least squares" in said for said in fit["warnings"]) == (loss != "linear")
+
+
 def test_a_smallest_batch_that_no_run_reached_from_is_no_reference_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,6 +448,8 @@ def test_a_smallest_batch_that_no_run_reached_from_is_no_reference_and_that_is_s
     file = table(tmp_path / "t.csv", "batch_size,samples,reached,n\n" + lines)
     (fit,) = fitted(capsys, file)
     assert fit["overhead"] is None
+    assert main(["fit", str(file), "--multiverse"]) == 0
+    assert "overhead is" not in capsys.readouterr().out
     assert any("from the smallest measured batch, 4, which has no steps to target" in line for line in fit["left_out"])
     (named,) = fitted(capsys, file, "--reference-batch", "16")
     assert named["overhead"]["reference_batch"] == 16
