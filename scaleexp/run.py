@@ -71,7 +71,7 @@ class Run:
         Args:
             model: as it is trained: wrapped by DistributedDataParallel or fully_shard already.
             every: steps from one measurement to the next; None for the study's cadence, or for one that costs at most
-                5 % of the step time, by the time of steps 2 to 4.
+                5 % of the step time, by the time of steps 2 to 6.
             scaler: of the loss, where there is one: `torch.amp.GradScaler`.
             per_layer: log the norms of every parameter, too.
 
