@@ -83,6 +83,7 @@ class Run:
             raise ConfigError(f"run.watch(model) came after step {recorder.taken}: call it before the first step.")
         if every is not None and every < 1:
             raise ConfigError(f"run.watch got every={every}: it is a number of steps, 1 or more.")
+        recorder.meet()
         watch = Watch(model, accumulation_steps=trial.accumulation_steps, workers=trial.workers, scaler=scaler)
         if every is None and trial.noise_every_samples is not None:
             every = max(1, math.ceil(trial.noise_every_samples / trial.batch_size))
@@ -107,6 +108,7 @@ class Run:
         """
         recorder = self._recorder
         self._check(batch_size, step)
+        recorder.meet()
         if recorder.measuring is not None and recorder.measuring.every is None:
             synchronised(loss)
         step_s = time.perf_counter() - self._mark
@@ -123,8 +125,7 @@ class Run:
             numbers = {name: _value(name, value) for name, value in values.items()}
             if not recorder.ranks.together:
                 recorder.agree()
-            recorder.begin_log()
-            recorder.log.evaluation(recorder.taken, numbers, eval_s)
+            recorder.evaluated(numbers, eval_s)
         self._mark = time.perf_counter()
 
     def resume(self, step: int) -> None:
