@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,29 +22,13 @@ from scaleexp.engines.base import NoiseMeasurement
 from scaleexp.errors import ConfigError
 from scaleexp.measuring import Measuring
 from scaleexp.ranks import Ranks
+from scaleexp.stepping import Evaluation, Step
 from scaleexp.tracked_log import TrackedLog
 from scaleexp.watching import Norms, resolved
 
 AGREE_S, MOST_PENDING = 1.0, 256
 """About how often processes agree [seconds]; most steps whose losses wait on their device."""
 _log = logging.getLogger("scaleexp")
-
-
-class Step(NamedTuple):
-    """A step whose loss may still be under way on a device; its number, learning rate, loss and wall time [seconds]."""
-
-    step: int
-    lr: float
-    loss: Tensor | float
-    step_s: float
-
-
-class Evaluation(NamedTuple):
-    """Metrics after a step that is not logged yet; how long that took [seconds]."""
-
-    step: int
-    values: Mapping[str, float]
-    eval_s: float
 
 
 class Recorder:
