@@ -150,6 +150,27 @@ def test_no_process_of_a_script_outlives_the_worker_that_started_it(here):
     assert wait_for(lambda: not [pid for pid in pids(here) if alive(pid)])
 
 
+def test_a_launcher_hears_of_the_death_of_its_guard_and_ends_its_workers(here):
+    """As torchrun does on SIGTERM."""
+    script = ORPHANS.replace("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "0") + textwrap.dedent("""
+    import os, signal
+    def end(number, frame):
+        for pid in Path("pids").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    signal.signal(signal.SIGTERM, end)
+    time.sleep(600)
+    """)
+    (here / "launcher.py").write_text(script)
+    started = [sys.executable, guard.__file__, "0.5", sys.executable, "launcher.py"]
+    with subprocess.Popen(started, cwd=here, stdin=subprocess.PIPE) as own:
+        try:
+            assert wait_for(lambda: len(pids(here)) == 3)
+            time.sleep(0.2)  # until it listens
+        finally:
+            own.kill()
+    assert wait_for(lambda: not [pid for pid in pids(here) if alive(pid)])
+
+
 @pytest.mark.parametrize(("script", "said"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)])
 def test_a_guard_says_how_its_command_ended(script, said):
     started = [sys.executable, guard.__file__, "1", sys.executable, "-c", script]
