@@ -229,6 +229,8 @@ class Run:
             return
         self._closed = True
         recorder = self._recorder
+        if isinstance(error, SystemExit) and not error.code:
+            error = None  # the script has come to its end
         if recorder.measuring is not None:
             recorder.measuring.watch.disarm()
         try:

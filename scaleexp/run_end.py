@@ -23,7 +23,7 @@ def standing_at_end(
         error: what ended the script; None where it came to its end.
     """
     if error is not None:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | SystemExit):
             return "stopped", "interrupted"
         return "failed", f"{type(error).__name__}: {error} (after step {steps})"
     samples, unlimited = steps * trial.batch_size, trial.limit_samples == NO_LIMIT

@@ -107,7 +107,7 @@ def test_a_program_that_cannot_be_started_is_a_failed_trial(here):
     assert cause == "32 could not be started: No such file or directory (exit code 127)"
 
 
-def test_arguments_come_as_they_are_and_the_trial_in_the_environment(here):
+def test_arguments_come_as_they_are_and_the_trial_in_the_environment(here, capfd):
     script = """
     import os, sys, json
     from pathlib import Path
@@ -120,6 +120,7 @@ def test_arguments_come_as_they_are_and_the_trial_in_the_environment(here):
     """
     commit, _ = ended(here, script, arguments=["$HOME; ls {{lr}} *", "{lr}", "{checkpoint_dir}"])
     assert "never reported" in commit["cause"]  # and not an assertion
+    assert "train.py '$HOME; ls {lr} *' 0." in capfd.readouterr().out  # as a shell would take it
 
 
 def test_a_script_that_goes_on_after_a_stop_is_ended_with_all_that_it_started(here):

@@ -268,6 +268,23 @@ def test_an_error_of_the_script_fails_the_trial_and_keeps_its_rows(tmp_path):
     assert len(rows(tmp_path, "steps")) == 1
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "cause"),
+    [(0, "limit", ""), (None, "limit", ""), (3, "failed", "SystemExit: 3 (after step 10)")],
+)
+def test_a_script_that_exits_inside_of_its_run_has_ended_by_its_exit_code(tmp_path, code, status, cause):
+    def script():
+        with scaleexp.track(storage=str(tmp_path), **{**STATED, "targets": [], "limit_samples": 320}) as run:
+            for _ in range(10):
+                run.step(loss=1.0, batch_size=32)
+            sys.exit(code)
+
+    with pytest.raises(SystemExit):
+        script()
+    commit = only_commit(tmp_path)
+    assert (commit["status"], commit["cause"]) == (status, cause)
+
+
 # -- bad use ----------------------------------------------------------------------------------------------------------
 
 
