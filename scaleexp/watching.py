@@ -71,7 +71,8 @@ class Watch:
         kind: how gradients are reduced.
         shards: n that a batch is cut into.
         unresolved: why nothing can be measured, in a clause; empty where it can.
-        n_parameters: trained parameters of the model; None where a process holds a part of them.
+        names: of the trained parameters, in the model's order.
+        n_parameters: how many numbers these are.
 
     Raises:
         ConfigError: the model is not wrapped and has several workers, or averages over another number of them.
@@ -86,6 +87,7 @@ class Watch:
         self._named = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         if not self._named:
             raise ConfigError("run.watch(model) found no parameter that requires a gradient: give the trained model.")
+        self.names = list(self._named)
         self.n_parameters = sum(p.numel() for p in self._named.values())
         self.shards = accumulation_steps * (1 if self.kind == "fsdp" else workers)
         if self.shards < 2 and not self.unresolved:
