@@ -175,32 +175,29 @@ def largest_of(memory: Memory) -> Row:
     `limited_by` memory or data. `status`: checked (a step of it ran), extrapolated (smaller ones did), lower_bound
     (memory was not seen to grow), refused (no step near it fitted).
     """
-    held, most = memory.growth, memory.at_most
-    ran = [check for check in memory.checks if check.peak_bytes is not None and check.peak_bytes <= memory.limit_bytes]
+    held, (most, by) = memory.growth, memory.most
+    ran = [check for check in memory.checks if memory.fits(check)]
+    failed = [check.worker_batch for check in memory.checks if not memory.fits(check)]
     checked = ran[-1] if ran else None
-    largest: int | None = None
+    largest = checked.worker_batch if checked else max(row["worker_batch"] for row in memory.rows)
     ends: tuple[int, int] | None = None
-    if held.identified:
+    if held.identified and not (failed and checked):
         largest, ends = held.largest(memory.limit_bytes)
-    limited_by = "data" if most is not None and (largest is None or largest >= most) else "memory"
-    if limited_by == "data" and most is not None:
-        low, high = ends or (most, most)
-        largest, ends = most, (min(low, most), min(high, most))
-    failed = [check.worker_batch for check in memory.checks if check not in ran]
-    if failed and checked:
-        largest, ends = checked.worker_batch, (checked.worker_batch, min(failed) - 1)
-    if largest is None:
-        largest, status = max(row["worker_batch"] for row in memory.rows), "lower_bound"
-    elif checked is None:
-        status = "refused" if failed else "extrapolated"
+    elif failed:
+        ends = (largest, min(failed) - 1)
+    if most is not None and largest >= most:
+        largest, ends = most, (min(ends[0], most) if ends else most, most)
     else:
-        status = "checked" if checked.worker_batch >= largest - largest // 100 else "extrapolated"
+        by = "memory"
+    near = checked is not None and checked.worker_batch >= largest - largest // 100
+    known = held.identified or bool(failed) or largest == most
+    status = "checked" if near else "extrapolated" if checked or not failed else "refused"
     predicted = held.peak_bytes(checked.worker_batch) if checked and held.identified else None
     return {
         "worker_batch": largest,
         "interval": list(ends) if ends else None,
-        "limited_by": limited_by,
-        "status": status,
+        "limited_by": by,
+        "status": status if known else "lower_bound",
         "checked_worker_batch": checked.worker_batch if checked else None,
         "checked_bytes": checked.peak_bytes if checked else None,
         "predicted_bytes": predicted[0] if predicted else None,

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from scaleexp.probe.repeats import CONFIDENCE, FloatArray
 
-_OF_LARGEST = 8
-"""Batches below this fraction of the largest are held in what the process had already, and say nothing of growth."""
+_ABOVE = 0.1
+"""Of the growth seen: a peak less above the lowest one was held in what the process had already, and says nothing."""
+_SURE = 0.995
+"""Growth is only called growth where so many draws have it."""
 _RESAMPLES = 400
-_NOT_SEEN = 0.02
-"""Of the memory: what the line leaves out, such as another algorithm at another size."""
+_NOT_SEEN = 0.05
+"""Of the memory: what the line leaves out, such as what allocators keep, and another algorithm at another size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +36,7 @@ class Growth:
     @property
     def identified(self) -> bool:
         """Whether memory was seen to grow."""
-        return bool(self.bytes_per_sample > 0 and np.quantile(self.draws[:, 1], 0.5 - CONFIDENCE / 2) > 0)
+        return bool(self.bytes_per_sample > 0 and np.quantile(self.draws[:, 1], 1 - _SURE) > 0)
 
     def per_sample_interval(self) -> tuple[float, float]:
         """Of bytes_per_sample, at `CONFIDENCE`."""
@@ -67,7 +69,7 @@ class Growth:
 
 
 def growth(worker_batch: Sequence[int], peak_bytes: Sequence[float]) -> Growth:
-    """Least squares through the larger batches.
+    """Least squares through the batches that show growth: two sizes at least, the largest.
 
     Args:
         worker_batch: samples, with repeats.
@@ -77,7 +79,7 @@ def growth(worker_batch: Sequence[int], peak_bytes: Sequence[float]) -> Growth:
     1.0
     """
     sizes, peaks = np.asarray(worker_batch, float), np.asarray(peak_bytes, float)
-    kept = sizes >= sizes.max() / _OF_LARGEST
+    kept = np.isin(sizes, _growing(sizes, peaks))
     sizes, peaks = sizes[kept], peaks[kept]
     fixed, slope = _line(sizes, peaks)
     residuals = peaks - fixed - slope * sizes
@@ -86,6 +88,16 @@ def growth(worker_batch: Sequence[int], peak_bytes: Sequence[float]) -> Growth:
     rng = np.random.default_rng(0)
     drawn = [_line(sizes, fixed + slope * sizes + rng.choice(residuals, len(sizes))) for _ in range(_RESAMPLES)]
     return Growth(fixed_bytes=round(fixed, 6), bytes_per_sample=round(slope, 6), draws=np.array(drawn))
+
+
+def _growing(sizes: FloatArray, peaks: FloatArray) -> FloatArray:
+    """Sizes above the plateau of what was held anyway."""
+    each = np.unique(sizes)
+    medians = np.array([np.median(peaks[sizes == size]) for size in each])
+    above = medians - medians.min() > _ABOVE * (medians[-1] - medians.min())
+    flat = np.flatnonzero(~above)
+    first = min(flat[-1] + 1 if flat.size else 0, max(len(each) - 2, 0))
+    return each[first:]
 
 
 def _line(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:

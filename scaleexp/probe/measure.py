@@ -87,14 +87,14 @@ def measure(
     notes: list[str] = []
     tried = with_neighbours(sizes, sizes[-1] if at_most is None else min(at_most, sizes[-1] + group), group)
     say(f"timing steps of 1 worker at {len(tried)} worker batches, up to {tried[-1]}")
-    facts, rows = _steps(study, 1, tried, rounds, notes)
+    facts, rows = time_workers(study, 1, tried, rounds, notes)
     visits = {1: rows}
     counts = [n for n in powers(workers) if n > 1] + ([workers] if workers & (workers - 1) else [])
     reached = {row["worker_batch"] for row in rows}
     reduced: list[Row] = []
     for count in counts:
         say(f"timing steps and all-reduces of {count} workers")
-        visits[count] = _steps(study, count, [b for b in sizes if b in reached], rounds, notes)[1]
+        visits[count] = time_workers(study, count, [b for b in sizes if b in reached], rounds, notes)[1]
         reduced += _all_reduce(count, facts["grad_bytes"], rounds)
     say("measuring memory")
     memory = measure_memory(study, powers(at_most or 2**40, group), at_most, memory_bytes, workers)
@@ -118,8 +118,17 @@ def check_room(workers: int) -> None:
         )
 
 
-def _steps(study: Study, workers: int, sizes: Sequence[int], rounds: int, notes: list[str]) -> tuple[Row, list[Row]]:
+def time_workers(
+    study: Study, workers: int, sizes: Sequence[int], rounds: int, notes: list[str]
+) -> tuple[Row, list[Row]]:
     """(Facts of the engine, visits), at all of the sizes that fit into memory.
+
+    Args:
+        study: whose steps.
+        workers: processes.
+        sizes: worker batches, ascending.
+        rounds: visits of each.
+        notes: where to say what was left out.
 
     Raises:
         InfeasibleError: none does.

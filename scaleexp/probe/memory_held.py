@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import InfeasibleError
@@ -49,6 +49,7 @@ class Memory:
         growth: the line through the larger batches.
         at_most: samples there are for one worker; None for a stream without end.
         checks: of the largest batch, the last one being what holds.
+        exhausted_at: the batch at which memory ran out while it was measured; None where it did not.
     """
 
     rows: Sequence[Row]
@@ -58,6 +59,18 @@ class Memory:
     growth: Growth
     at_most: int | None
     checks: Sequence[Check]
+    exhausted_at: int | None = None
+
+    @property
+    def most(self) -> tuple[int | None, str]:
+        """(Samples that cannot be exceeded, what sets that bound: memory or data)."""
+        if self.exhausted_at is not None:
+            return self.exhausted_at - 1, "memory"
+        return self.at_most, "data"
+
+    def fits(self, check: Check) -> bool:
+        """Whether a step stayed under the limit."""
+        return check.peak_bytes is not None and check.peak_bytes <= self.limit_bytes
 
 
 def measure_memory(
@@ -77,6 +90,7 @@ def measure_memory(
     """
     rows: list[Row] = []
     limit: Row = {}
+    exhausted_at: int | None = None
     sizes = sizes if not study.batch_norm else [b for b in sizes if b > 1]
     arguments = {
         "study": study,
@@ -96,30 +110,32 @@ def measure_memory(
             raise InfeasibleError(
                 "not one step fits into memory: give the probe more, or take a smaller model."
             ) from None
+        exhausted_at = next((b for b in sizes if b > rows[-1]["worker_batch"]), None)
     held = _growth(rows)
-    checks = _checked(study, rows, held, limit["limit_bytes"], at_most)
-    return Memory(rows=rows, growth=held, at_most=at_most, checks=checks, **limit)
+    made = Memory(rows=rows, growth=held, at_most=at_most, checks=(), exhausted_at=exhausted_at, **limit)
+    return replace(made, checks=_checked(study, made))
 
 
 def _growth(rows: Sequence[Row]) -> Growth:
     return growth([row["worker_batch"] for row in rows], [row["peak_bytes"] for row in rows])
 
 
-def _checked(study: Study, rows: Sequence[Row], held: Growth, limit_bytes: float, at_most: int | None) -> list[Check]:
+def _checked(study: Study, memory: Memory) -> list[Check]:
     """Steps in fresh processes at what should just fit, smaller after each that did not."""
     group = study.batch_norm if isinstance(study.batch_norm, int) else 1
-    last = rows[-1]
+    last, held, (most, by) = memory.rows[-1], memory.growth, memory.most
     in_time = int(last["worker_batch"] * _LONGEST_CHECK_S / last["step_time_s"])
-    fits = held.largest(limit_bytes)[0] if held.identified else last["worker_batch"]
-    wanted = min(fits, in_time, at_most or fits) // group * group
+    beyond = last["worker_batch"] if most is None or by == "memory" else most  # where memory was not seen to grow
+    fits = held.largest(memory.limit_bytes)[0] if held.identified else beyond
+    wanted = min(fits, in_time, most or fits) // group * group
     done: list[Check] = []
-    while wanted > 0 and len(done) < _CHECKS and not (done and done[-1].peak_bytes is not None):
-        done.append(_held(study, wanted, limit_bytes))
+    while wanted > 0 and len(done) < _CHECKS and not any(memory.fits(check) for check in done):
+        done.append(_held(study, wanted))
         wanted = int(wanted * _SMALLER) // group * group
     return done
 
 
-def _held(study: Study, worker_batch: int, limit_bytes: float) -> Check:
+def _held(study: Study, worker_batch: int) -> Check:
     """One step in a process of its own."""
     arguments = {"study": study, "worker_batch": worker_batch}
     try:
