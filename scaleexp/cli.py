@@ -19,6 +19,7 @@ import click
 from scaleexp import __version__
 from scaleexp.cmd_advise import advise_command
 from scaleexp.cmd_frontier import frontier_command
+from scaleexp.cmd_probe import probe_command
 from scaleexp.cmd_simulate import simulate
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
 from scaleexp.redact import redact
@@ -57,6 +58,7 @@ def cli() -> None:
     scaleexp run my_study.yaml     run it, or go on with it
     scaleexp status DIR            how far it has come (and `stop` to stop it where it is)
     scaleexp doctor [DIR]          what would spoil a study here, and what to do about it
+    scaleexp probe my_study.yaml   throughput and memory against batch, on this machine
     scaleexp advise DIR            how many workers, what batch, how long, for how much
     scaleexp simulate --help       workers against time and cost
     scaleexp-analysis --help       fit, draw and report what was run
@@ -207,6 +209,7 @@ def list_(what: str, as_json: bool) -> None:
 simulate.add_command(frontier_command)
 cli.add_command(simulate)
 cli.add_command(advise_command)
+cli.add_command(probe_command)
 
 
 def main() -> None:
