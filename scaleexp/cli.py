@@ -20,6 +20,7 @@ from scaleexp import __version__
 from scaleexp.cmd_advise import advise_command
 from scaleexp.cmd_frontier import frontier_command
 from scaleexp.cmd_simulate import simulate
+from scaleexp.cmd_submit import submit_command
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
 from scaleexp.redact import redact
 from scaleexp.schema import REPORT_DIR
@@ -56,6 +57,7 @@ def cli() -> None:
     scaleexp plan my_study.yaml    what a study would run
     scaleexp run my_study.yaml     run it, or go on with it
     scaleexp status DIR            how far it has come (and `stop` to stop it where it is)
+    scaleexp submit my_study.yaml  run it as a job of a Ray cluster elsewhere
     scaleexp doctor [DIR]          what would spoil a study here, and what to do about it
     scaleexp advise DIR            how many workers, what batch, how long, for how much
     scaleexp simulate --help       workers against time and cost
@@ -207,6 +209,7 @@ def list_(what: str, as_json: bool) -> None:
 simulate.add_command(frontier_command)
 cli.add_command(simulate)
 cli.add_command(advise_command)
+cli.add_command(submit_command)
 
 
 def main() -> None:
