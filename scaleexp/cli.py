@@ -117,8 +117,18 @@ def quickstart(overrides: Sequence[str], storage: str | None) -> None:
 @click.option("--watch", is_flag=True, help="Look again every two seconds until nobody runs it.")
 @click.option("--all", "everything", is_flag=True, help="Show every batch size, every failure and every trial.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def status(directory: str, watch: bool, everything: bool, as_json: bool) -> None:
+@click.option(
+    "--html", metavar="FILE", help="Write a page with its curves and fit; with --watch one that renews itself."
+)
+def status(directory: str, watch: bool, everything: bool, as_json: bool, html: str | None) -> None:
     """Say how far the study in DIR has come, from its directory alone."""
+    if html:
+        from scaleexp.cmd_live import keep_written
+
+        if as_json or everything:
+            raise ConfigError("--html writes a page of every trial: leave --json and --all out.")
+        keep_written(directory, Path(html), watch=watch, tell=lambda line: click.echo(line, err=True))
+        return
     from shutil import get_terminal_size
 
     from scaleexp.status import status_of
