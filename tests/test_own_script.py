@@ -16,11 +16,14 @@ from scaleexp.execute import Assignment
 from scaleexp.growth import check_growth
 from scaleexp.launch.cluster import Resources, check_feasible
 from scaleexp.launch.opening import open_study, prepare
+from scaleexp.launch.runner import _assignment
 from scaleexp.own_script import OF_THE_TRIAL, filled, placeholders
 from scaleexp.plan import make_plan
 from scaleexp.plan_rows import plan_document
 from scaleexp.plan_table import render_plan
 from scaleexp.scripted_trial import arguments_of, context_of, told_by
+from scaleexp.spending import Left
+from scaleexp.storage import Store
 
 DOCS = Path(scaleexp.__file__).parent / "docs"
 PAGE = DOCS / "own_script.md"
@@ -228,6 +231,14 @@ def assigned(of=COMMAND, **changes):
         code={"file": "train.py", "sha256": "0" * 64},
         directory="/home/me",
     )
+
+
+def test_a_driver_hands_on_where_it_stands_and_which_code_it_found(where_it_is):
+    begun = prepare(study())
+    told = _assignment(begun, Store(where_it_is / "study"), 3, 0.0, Left())
+    assert told.directory == str(where_it_is)
+    assert told.code == begun.code
+    assert told.code["file"] == "train.py"
 
 
 def test_a_script_is_told_its_trial():

@@ -214,4 +214,6 @@ def _assignment(prepared: Prepared, store: Store, fence: int, clock: float, left
         deadline_cause=left.cause,
         fence=fence,
         held_s=left.tidy_s if left.limit else None,
+        code=prepared.code,
+        directory=str(Path.cwd()),
     )
