@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from scaleexp import execute, lease
+from scaleexp import asked, lease
 from scaleexp.cli import cli
 from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
@@ -57,7 +57,7 @@ class Clock:
         kinds = SimpleNamespace(
             monotonic=lambda: self.now, time=lambda: self.now, perf_counter=time.perf_counter, sleep=time.sleep
         )
-        for module in (lease, runner, execute):
+        for module in (lease, runner, asked):
             patch.setattr(module, "time", kinds)
         real = PackedEngine.step
 
