@@ -12,8 +12,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _measurements(command: F) -> F:
-    where = "CSV with columns workers, nodes, worker_batch, step_time_s; or a study directory; or a JSON file."
-    command = click.option("--measurements", "source", required=True, metavar="FILE|STUDY", help=where)(command)
+    where = "CSV with columns workers, nodes, worker_batch, step_time_s; or what a study or `scaleexp probe` wrote."
+    command = click.option("--measurements", "source", required=True, metavar="FILE|STUDY|PROBE", help=where)(command)
     by = "Column that tells models apart, each fitted by itself; several: A,B."
     return click.option("--group-by", metavar="COL", default="", help=by)(command)
 

@@ -154,7 +154,8 @@ def check_there(study: Study) -> None:
     assert study.command is not None
     program = study.command[0]
     if not placeholders(program) and shutil.which(program, path=search_path()) is None:
-        raise ConfigError(f"There is no program {program!r} to start (command): install it, or give its path.")
+        remedy = f"write python before it, as in [python, {program}, ...]" if program.endswith(".py") else "install it"
+        raise ConfigError(f"There is no program {program!r} to start (command): {remedy}, or give its path.")
     named = next((a for a in study.command if a.endswith(".py") and not placeholders(a)), None)
     if named and not Path(named).is_file():
         raise ConfigError(f"There is no file {named!r} in {Path.cwd()} (command): give the command where it is.")

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +22,13 @@ from scaleexp.engines.base import NoiseMeasurement
 from scaleexp.errors import ConfigError
 from scaleexp.measuring import Measuring
 from scaleexp.ranks import Ranks
+from scaleexp.stepping import Evaluation, Step
 from scaleexp.tracked_log import TrackedLog
 from scaleexp.watching import Norms, resolved
 
 AGREE_S, MOST_PENDING = 1.0, 256
 """About how often processes agree [seconds]; most steps whose losses wait on their device."""
 _log = logging.getLogger("scaleexp")
-
-
-class Step(NamedTuple):
-    """A step whose loss may still be under way on a device; its number, learning rate, loss and wall time [seconds]."""
-
-    step: int
-    lr: float
-    loss: Tensor | float
-    step_s: float
 
 
 class Recorder:
@@ -58,6 +50,7 @@ class Recorder:
         self.ranks, self.log = ranks, log
         self.measuring: Measuring | None = None
         self._pending: list[Step] = []
+        self._held: list[Evaluation] = []
         self._warned: set[str] = set()
         self.go_on_from(begun_at)
 
@@ -65,6 +58,22 @@ class Recorder:
         """Take steps after this one."""
         self.begun_at = self.taken = self.logged = step
         self.stopping, self._next_agreement, self._agreed_at = False, 0, time.perf_counter()
+
+    def meet(self) -> None:
+        """Before the first step: count the processes anew, of a script that sets up its process group late.
+
+        Raises:
+            ConfigError: this process wrote the log until now, or did not, and that has changed.
+        """
+        if self.taken != self.begun_at:
+            return
+        now = Ranks.now()
+        if (now.rank == 0) != (self.log is not None):
+            raise ConfigError(
+                f"The process that began as rank {self.ranks.rank} is rank {now.rank} of the process group: call "
+                "torch.distributed.init_process_group before scaleexp.track."
+            )
+        self.ranks = now
 
     def add(self, step: Step, *, now: bool) -> None:
         """Take a step; `now` logs it at once, on every process alike."""
@@ -74,6 +83,15 @@ class Recorder:
             self.agree()
         if now:
             self._next_agreement = step.step + 1  # what an evaluation shows in between is told soon
+
+    def evaluated(self, values: Mapping[str, float], eval_s: float) -> None:
+        """Take an evaluation on rank 0, which may make it alone: it is logged after the steps before it."""
+        assert self.log is not None
+        if self._pending:
+            self._held.append(Evaluation(self.taken, values, eval_s))
+            return
+        self.begin_log()
+        self.log.evaluation(self.taken, values, eval_s)
 
     def measured(self, step_s: float) -> None:
         """After a step: decide on a cadence once enough were timed, and prepare for the next one."""
@@ -135,6 +153,8 @@ class Recorder:
         for row, loss in zip(self._pending, losses, strict=True):
             own = noise if row.step == self.taken else None
             log.step(row.step, lr=row.lr, loss=loss, step_s=row.step_s, noise=own)
+            while self._held and self._held[0].step == row.step:
+                log.evaluation(*self._held.pop(0))
         log.commit_if_due(self.taken)
 
     def _norms(self) -> Norms | None:
@@ -167,13 +187,18 @@ class Recorder:
         """The same by parameter; every process calls this."""
         assert self.measuring is not None
         watch = self.measuring.watch
-        names = [n for n in norms.small if n in norms.big]
         own_big = watch.kind == "fsdp" or self.log is not None
-        sums = self.ranks.summed([*(norms.small[n] for n in names), *(norms.big[n] if own_big else 0.0 for n in names)])
-        pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
-        return {n: (np.array([watch.shard_mean(small)]), np.array([big])) for n, small, big in pairs}
+        parts = [
+            (float(n in norms.small), norms.small.get(n, 0.0), norms.big.get(n, 0.0) if own_big else 0.0)
+            for n in watch.names  # of every process the same, whichever of them it used
+        ]
+        sums = iter(self.ranks.summed([value for part in parts for value in part]))
+        found = zip(watch.names, sums, sums, sums, strict=True)
+        return {n: (np.array([watch.shard_mean(small)]), np.array([big])) for n, used, small, big in found if used}
 
     def _steps_to_next(self) -> float:
+        if self._held:
+            return 1.0  # what they show is told soon
         step_s = (time.perf_counter() - self._agreed_at) / max(1, len(self._pending))
         return float(min(MOST_PENDING, max(1, int(AGREE_S / max(step_s, 1e-9)))))
 

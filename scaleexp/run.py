@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from scaleexp.errors import ConfigError, StorageError
 from scaleexp.measuring import Measuring, synchronised
 from scaleexp.ranks import Ranks
-from scaleexp.recorder import Recorder, Step
+from scaleexp.recorder import Recorder
 from scaleexp.run_end import standing_at_end
 from scaleexp.stated import NO_LIMIT
+from scaleexp.stepping import Step, check_step, number_of, value_of
 from scaleexp.tracked_log import TrackedLog
 from scaleexp.watching import LossScaler, Watch
 
@@ -44,6 +43,7 @@ class Run:
             raise ConfigError(f"resume_step is {resume_step}: it counts the steps of the script's checkpoint.")
         self.trial, self._alone, self._begins_at = trial, alone, resume_step
         self._closed, self._lr, self._mark = False, trial.lr, 0.0
+        self._begun: Recorder | None = None
         if optimizer is not None:
             optimizer.register_step_post_hook(self._note_lr)
 
@@ -54,7 +54,7 @@ class Run:
         ranks, log = Ranks.now(), None
         if ranks.rank == 0:
             log = TrackedLog(self.trial, alone=self._alone, resume_step=self._begins_at)
-        self._recorder = Recorder(ranks, log, self._begins_at or 0)
+        self._begun = Recorder(ranks, log, self._begins_at or 0)
         self._mark = time.perf_counter()
         return self
 
@@ -71,18 +71,19 @@ class Run:
         Args:
             model: as it is trained: wrapped by DistributedDataParallel or fully_shard already.
             every: steps from one measurement to the next; None for the study's cadence, or for one that costs at most
-                5 % of the step time, by the time of steps 2 to 4.
+                5 % of the step time, by the time of steps 2 to 6.
             scaler: of the loss, where there is one: `torch.amp.GradScaler`.
             per_layer: log the norms of every parameter, too.
 
         Raises:
             ConfigError: too late, before the model was wrapped, or a number of workers that is not the model's.
         """
-        recorder, trial = self._recorder, self.trial
+        recorder, trial = self._going_on(), self.trial
         if recorder.taken != recorder.begun_at:
             raise ConfigError(f"run.watch(model) came after step {recorder.taken}: call it before the first step.")
         if every is not None and every < 1:
             raise ConfigError(f"run.watch got every={every}: it is a number of steps, 1 or more.")
+        recorder.meet()
         watch = Watch(model, accumulation_steps=trial.accumulation_steps, workers=trial.workers, scaler=scaler)
         if every is None and trial.noise_every_samples is not None:
             every = max(1, math.ceil(trial.noise_every_samples / trial.batch_size))
@@ -105,12 +106,13 @@ class Run:
             ConfigError: another batch size than the trial's, or another step than the next one.
             StorageError: a write failed.
         """
-        recorder = self._recorder
-        self._check(batch_size, step)
+        recorder = self._going_on()
+        check_step(self.trial, recorder.taken, batch_size=batch_size, step=step, alone=self._alone)
+        recorder.meet()
         if recorder.measuring is not None and recorder.measuring.every is None:
             synchronised(loss)
         step_s = time.perf_counter() - self._mark
-        row = Step(recorder.taken + 1, self._lr if lr is None else float(lr), _number(loss), step_s)
+        row = Step(recorder.taken + 1, self._lr if lr is None else float(lr), number_of(loss), step_s)
         recorder.add(row, now=self._evaluates_after(row.step))
         recorder.measured(step_s)
         self._mark = time.perf_counter()
@@ -118,20 +120,19 @@ class Run:
     def evaluate(self, **values: Any) -> None:  # noqa: ANN401  # numbers, or tensors of one
         """Metrics on held-out data after the last step; what other processes than rank 0 say does not count."""
         eval_s = time.perf_counter() - self._mark
-        recorder = self._recorder
+        recorder = self._going_on()
         if recorder.log is not None:
-            numbers = {name: _value(name, value) for name, value in values.items()}
+            numbers = {name: value_of(name, value) for name, value in values.items()}
             if not recorder.ranks.together:
                 recorder.agree()
-            recorder.begin_log()
-            recorder.log.evaluation(recorder.taken, numbers, eval_s)
+            recorder.evaluated(numbers, eval_s)
         self._mark = time.perf_counter()
 
     def resume(self, step: int) -> None:
         """Go on from the script's checkpoint after so many steps; what was logged after it counts no more."""
         if step < 0:
             raise ConfigError(f"run.resume got step {step}: it counts the steps of the script's checkpoint.")
-        recorder = self._recorder
+        recorder = self._going_on()
         recorder.agree()
         if recorder.log is not None:
             recorder.log.rewind(recorder.logged, step)
@@ -142,7 +143,7 @@ class Run:
 
     def commit(self) -> None:
         """Commit every row so far, and wait for it; on every process, right before the script writes a checkpoint."""
-        recorder = self._recorder
+        recorder = self._going_on()
         recorder.agree()
         if recorder.log is not None:
             recorder.begin_log()
@@ -196,22 +197,24 @@ class Run:
         every, batch_size = self.trial.evaluate_every_samples, self.trial.batch_size
         return self._is_last(step) or step * batch_size // every > (step - 1) * batch_size // every
 
-    # -- checks and the end -------------------------------------------------------------------------------------------
+    # -- before it begins, and after its end --------------------------------------------------------------------------
 
-    def _check(self, batch_size: int, step: int | None) -> None:
-        taken = self._recorder.taken
-        if batch_size != self.trial.batch_size:
-            said = "stated" if self._alone else "planned"
+    @property
+    def _recorder(self) -> Recorder:
+        if self._begun is None:
             raise ConfigError(
-                f"Step {taken + 1} ate {batch_size} samples and {self.trial.batch_size} were {said}: train on "
-                f"{self.trial.batch_size} over all workers in every step, and drop a last batch that is smaller."
+                "The run has not begun: write `with scaleexp.track(...) as run:`, or call run.begin() and run.close()."
             )
-        if step is not None and step != taken + 1:
-            way = "went backwards" if step <= taken else "left steps out"
+        return self._begun
+
+    def _going_on(self) -> Recorder:
+        recorder = self._recorder
+        if self._closed:
             raise ConfigError(
-                f"run.step {way}: got step {step} after step {taken}. Call it once per optimizer step, and "
-                "run.resume(step) after going back to a checkpoint."
+                f"The run was closed after step {recorder.taken}: call run.step, run.evaluate and run.commit before "
+                "run.close(), or inside of `with scaleexp.track(...) as run:`."
             )
+        return recorder
 
     def _note_lr(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self._lr = float(optimizer.param_groups[0]["lr"])
@@ -226,6 +229,8 @@ class Run:
             return
         self._closed = True
         recorder = self._recorder
+        if isinstance(error, SystemExit) and not error.code:
+            error = None  # the script has come to its end
         if recorder.measuring is not None:
             recorder.measuring.watch.disarm()
         try:
@@ -259,19 +264,3 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close(error)
-
-
-def _number(loss: object) -> Tensor | float:
-    """A loss that need not be waited for as a number, and any other as a tensor that holds no graph."""
-    if isinstance(loss, torch.Tensor):
-        if loss.numel() != 1:
-            raise ConfigError(f"run.step got a loss of shape {tuple(loss.shape)}: give its mean over the batch.")
-        return float(loss.detach()) if loss.device.type == "cpu" else loss.detach()
-    return _value("loss", loss)
-
-
-def _value(name: str, value: Any) -> float:  # noqa: ANN401  # whatever a script gives
-    try:
-        return float(value.detach() if isinstance(value, torch.Tensor) else value)
-    except (TypeError, ValueError, RuntimeError):
-        raise ConfigError(f"{name} is {value!r}: give a number, or a tensor of one.") from None

@@ -23,15 +23,15 @@ def standing_at_end(
         error: what ended the script; None where it came to its end.
     """
     if error is not None:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | SystemExit):
             return "stopped", "interrupted"
         return "failed", f"{type(error).__name__}: {error} (after step {steps})"
-    if steps == 0:
-        return "failed", "The script ended and never called run.step: call it once per optimizer step."
     samples, unlimited = steps * trial.batch_size, trial.limit_samples == NO_LIMIT
     at_limit = samples + trial.batch_size > trial.limit_samples
     if asked and not at_limit:
         return "stopped", asked
+    if steps == 0:
+        return "failed", "The script ended and never called run.step: call it once per optimizer step."
     if unseen and (at_limit or unlimited):
         metrics = " and ".join(unseen)
         return "failed", f"A target is on {metrics} and no evaluation reported it: call run.evaluate({metrics}=...)."

@@ -108,7 +108,7 @@ def came_to(assignment: Assignment, trial: Trial, error: str) -> str:
         return own["cause"]  # the recorder has said why
     if error:
         return error
-    if own is None or not own["segments"]:
+    if own is None or (own["status"] == "running" and not own["segments"]):
         return NEVER_REPORTED
     if own["status"] == "running":
         return (

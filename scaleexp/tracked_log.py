@@ -70,13 +70,10 @@ class TrackedLog:
         last = last_commit(self._store, self._trial.key)
         self.goals = Goals([target.to_target() for target in self._trial.targets])
         self._last_evaluated: dict[str, int] = {}
+        if not self._resume_step:
+            self._refuse_ended(last)
         if self._resume_step is None:
             self._superseded = last
-            if last and self._alone and last["status"] in schema.FINAL_STATUSES:
-                raise ConfigError(
-                    f"Trial {self._trial.key} in {self._store.root} has ended ({last['status']} at step "
-                    f"{last['step']}): give another storage=, or resume_step= to go on from a checkpoint."
-                )
             return
         self._superseded = None
         if last is None:
@@ -95,6 +92,16 @@ class TrackedLog:
         self._cut = cut(self._store, last, self._resume_step, self._trial.batch_size)
         self.goals.look_back(self._cut.values)
         self._last_evaluated = dict(self._cut.last_evaluated)
+
+    def _refuse_ended(self, last: schema.Commit | None) -> None:
+        """A trial that came to its end before is not to be trained from step 0 again, unless a study wants it."""
+        if last is None or last["status"] not in schema.FINAL_STATUSES:
+            return
+        ended = f"Trial {self._trial.key} in {self._store.root} has ended ({last['status']} at step {last['step']})"
+        if self._alone:
+            raise ConfigError(f"{ended}: give another storage=, or resume_step= to go on from a checkpoint.")
+        if self._fence is not None and last.get("fence") == self._fence:
+            raise ConfigError(f"{ended} in this run of the study: call scaleexp.track once, a script trains one trial.")
 
     def _begin_anew(self, last: schema.Commit) -> None:
         """A script without a checkpoint begins at step 0 again."""

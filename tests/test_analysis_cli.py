@@ -32,7 +32,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
     return document
 
 
-COMMANDS = ("fit", "plot", "report", "scaling", "compare", "export")
+COMMANDS = ("fit", "plot", "report", "scaling", "compare", "export", "page")
 
 
 def open_objects(schema: object, at: str = "") -> list[str]:

@@ -107,7 +107,7 @@ def test_a_program_that_cannot_be_started_is_a_failed_trial(here):
     assert cause == "32 could not be started: No such file or directory (exit code 127)"
 
 
-def test_arguments_come_as_they_are_and_the_trial_in_the_environment(here):
+def test_arguments_come_as_they_are_and_the_trial_in_the_environment(here, capfd):
     script = """
     import os, sys, json
     from pathlib import Path
@@ -120,6 +120,7 @@ def test_arguments_come_as_they_are_and_the_trial_in_the_environment(here):
     """
     commit, _ = ended(here, script, arguments=["$HOME; ls {{lr}} *", "{lr}", "{checkpoint_dir}"])
     assert "never reported" in commit["cause"]  # and not an assertion
+    assert "train.py '$HOME; ls {lr} *' 0." in capfd.readouterr().out  # as a shell would take it
 
 
 def test_a_script_that_goes_on_after_a_stop_is_ended_with_all_that_it_started(here):
@@ -145,6 +146,27 @@ def test_no_process_of_a_script_outlives_the_worker_that_started_it(here):
     with subprocess.Popen([sys.executable, "-c", worker], cwd=here) as own:
         try:
             assert wait_for(lambda: len(pids(here)) == 3)
+        finally:
+            own.kill()
+    assert wait_for(lambda: not [pid for pid in pids(here) if alive(pid)])
+
+
+def test_a_launcher_hears_of_the_death_of_its_guard_and_ends_its_workers(here):
+    """As torchrun does on SIGTERM."""
+    script = ORPHANS.replace("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "0") + textwrap.dedent("""
+    import os, signal
+    def end(number, frame):
+        for pid in Path("pids").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    signal.signal(signal.SIGTERM, end)
+    time.sleep(600)
+    """)
+    (here / "launcher.py").write_text(script)
+    started = [sys.executable, guard.__file__, "0.5", sys.executable, "launcher.py"]
+    with subprocess.Popen(started, cwd=here, stdin=subprocess.PIPE) as own:
+        try:
+            assert wait_for(lambda: len(pids(here)) == 3)
+            time.sleep(0.2)  # until it listens
         finally:
             own.kill()
     assert wait_for(lambda: not [pid for pid in pids(here) if alive(pid)])

@@ -141,6 +141,56 @@ def test_a_hugging_face_trainer_goes_on_from_its_checkpoint(tmp_path):
     assert [row["attempt"] for row in found] == [0] * 4 + [1] * 8
 
 
+def test_a_checkpoint_of_a_hugging_face_trainer_has_the_evaluation_of_its_step_behind_it(tmp_path):
+    """Whoever kills the Trainer after it has saved loses nothing that it will not do again."""
+    trainer, _ = hf_trainer(tmp_path)
+    seen = []
+
+    class Looking(type(trainer.callback_handler.callbacks[0])):
+        def on_save(self, args, state, control, **kwargs):
+            seen.append([row["step"] for row in rows(tmp_path / "log", "evals")])
+
+    trainer.add_callback(Looking())
+    trainer.train()
+    assert seen == [[4], [4, 8], [4, 8, 12]]
+
+
+def test_a_model_that_raises_fails_the_run_of_a_hugging_face_trainer(tmp_path):
+    trainer, _ = hf_trainer(tmp_path)
+    forward, calls = trainer.model.forward, []
+
+    def breaking(x, labels=None):
+        calls.append(1)
+        if len(calls) > 6:
+            raise ZeroDivisionError("of the model")
+        return forward(x, labels)
+
+    trainer.model.forward = breaking
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    commit = only_commit(tmp_path / "log")
+    assert (commit["status"], commit["cause"]) == ("failed", "ZeroDivisionError: of the model (after step 3)")
+
+
+def test_the_log_that_a_trainer_keeps_itself_and_the_tracked_one_give_the_same_run(tmp_path):
+    """Old logs, read by the importers, stand beside new ones."""
+    from dataclasses import replace
+
+    from analysis.sources.curves import read_curves, runs_against
+    from analysis.targets import runs_to_target
+
+    trainer, _ = hf_trainer(tmp_path, targets=["eval_loss <= 0.01"])
+    trainer.train()
+    old = read_curves(tmp_path / "out", metric="eval_loss", unit="example", batch_size=B, run_pattern="out")
+    new = analysis.read.load(tmp_path / "log")
+    values = [row["value"] for row in rows(tmp_path / "log", "evals")]
+    target = (values[0] + values[1]) / 2  # confirmed by the third
+    (imported,), (tracked,) = runs_against(old, target), runs_to_target(new, "eval_loss", target, "min")
+    assert (tracked.reached, tracked.samples) == (True, 48.0)
+    unsaid = {"key": "", "lr": 0.05, "seed": 7, "status": ""}  # the Trainer's state has no seed and no peak LR
+    assert replace(imported, **unsaid) == replace(tracked, **unsaid)
+
+
 def test_tokens_are_counted_where_they_are_stated(tmp_path):
     trainer, _ = hf_trainer(tmp_path, unit="token", tokens_per_example=100)
     trainer.train()

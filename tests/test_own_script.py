@@ -163,6 +163,10 @@ def test_a_workload_says_which_direction_is_better_itself():
     ("changes", "said"),
     [
         ({"command": ["no-such-program"]}, "There is no program 'no-such-program' to start"),
+        (
+            {"command": ["train.py", "{lr}"]},
+            r"no program 'train.py' to start .*write python before it, as in \[python, ",
+        ),
         ({"command": ["python", "trian.py"]}, "There is no file 'trian.py' in"),
         ({"n_train": 10}, "The batch of 16 samples is larger than the training set of 10"),
         ({"command": "leave out", "entrypoint": "train:main"}, "Cannot load the entrypoint 'train:main'"),

@@ -73,7 +73,7 @@ def without_ray(monkeypatch):
     """Every study is run by this process, on a cluster of two CPU cores."""
 
     @contextmanager
-    def here(trials):
+    def here(trials, cpus_per_worker):
         yield Resources(cpus=WORKERS, gpus=0)
 
     def phases(assignment, trials, resources):

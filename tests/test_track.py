@@ -94,11 +94,14 @@ def raw_loop(workload, seed, run):
     model = workload.model(derived_seed(seed, "init"))
     optimizer = torch.optim.SGD(model.parameters(), lr=run.trial.lr, momentum=0.9)
     run.watch(model)
+    begun = [p.detach().clone() for p in model.parameters()]
 
     def evaluate():
         with torch.no_grad():
             sums = workload.metric_sums(model, workload.eval_batch(0, workload.n_eval))
-        run.evaluate(**{name: value / workload.n_eval for name, value in sums.items()})
+            moved = torch.cat([(p - b).ravel() for p, b in zip(model.parameters(), begun, strict=True)]).norm()
+        means = {name: value / workload.n_eval for name, value in sums.items()}
+        run.evaluate(**means, distance_from_init=moved)
 
     evaluate()
     while not run.should_stop:
@@ -129,7 +132,8 @@ def test_a_raw_loop_under_a_study_writes_the_rows_that_our_own_loop_writes(plann
         last_commit(Store(tracked), trial.key)["status"] == last_commit(Store(ours), trial.key)["status"] == "reached"
     )
     for table in ("steps", "evals"):
-        mine, theirs = rows(tracked, table), rows(ours, table)
+        mine = rows(tracked, table)
+        theirs = [row for row in rows(ours, table) if row.get("metric") != schema.DISTANCE]  # which no script knows
         assert len(mine) == len(theirs) > 5
         for a, b in zip(mine, theirs, strict=True):
             for column in schema.deterministic_columns(table):
@@ -265,6 +269,23 @@ def test_an_error_of_the_script_fails_the_trial_and_keeps_its_rows(tmp_path):
     assert len(rows(tmp_path, "steps")) == 1
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "cause"),
+    [(0, "limit", ""), (None, "limit", ""), (3, "failed", "SystemExit: 3 (after step 10)")],
+)
+def test_a_script_that_exits_inside_of_its_run_has_ended_by_its_exit_code(tmp_path, code, status, cause):
+    def script():
+        with scaleexp.track(storage=str(tmp_path), **{**STATED, "targets": [], "limit_samples": 320}) as run:
+            for _ in range(10):
+                run.step(loss=1.0, batch_size=32)
+            sys.exit(code)
+
+    with pytest.raises(SystemExit):
+        script()
+    commit = only_commit(tmp_path)
+    assert (commit["status"], commit["cause"]) == (status, cause)
+
+
 # -- bad use ----------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +382,52 @@ def test_a_trial_that_has_ended_does_not_run_again(tmp_path):
     train(tmp_path)
     with pytest.raises(ConfigError, match=r"has ended \(reached at step \d+\): give another storage="):
         train(tmp_path)
+
+
+def test_a_trial_that_has_ended_is_not_overwritten_by_a_script_whose_checkpoint_is_gone(tmp_path):
+    train(tmp_path)
+    with pytest.raises(ConfigError, match=r"has ended \(reached at step \d+\): give another storage="):
+        train(tmp_path, resume_step=0)
+
+
+def test_a_script_under_a_study_trains_one_trial(planned, tmp_path, monkeypatch):
+    (trial,) = planned.plan.trials
+    with lease.held(Store(tmp_path)) as fence:
+        open_study(planned, tmp_path)
+        told = told_to(trial, planned, tmp_path, fence=fence)
+        monkeypatch.setenv("SCALEEXP_TRIAL", told.to_env()["SCALEEXP_TRIAL"])
+        with scaleexp.track() as run:
+            run.step(loss=float("nan"), batch_size=32)
+        with pytest.raises(ConfigError, match=r"diverged at step 1\) in this run of the study: call .*track once"):
+            scaleexp.track().begin()
+    assert last_commit(Store(tmp_path), trial.key)["attempt"] == 0
+
+
+def test_a_stop_that_comes_before_the_first_step_is_no_failure(planned, tmp_path, monkeypatch):
+    (trial,) = planned.plan.trials
+    open_study(planned, tmp_path)
+    context = told_to(trial, planned, tmp_path, deadline_unix_s=1.0, deadline_cause="limits.wall_s = 1")
+    monkeypatch.setenv("SCALEEXP_TRIAL", context.to_env()["SCALEEXP_TRIAL"])
+    with scaleexp.track() as run:
+        assert run.should_stop
+    commit = last_commit(Store(tmp_path), trial.key)
+    assert (commit["status"], commit["cause"]) == ("stopped", "limits.wall_s = 1")
+
+
+def test_a_run_that_has_not_begun_says_so(tmp_path):
+    run = scaleexp.track(storage=str(tmp_path), **STATED)
+    for call in (lambda: run.step(loss=1.0, batch_size=32), lambda: run.should_stop, lambda: run.watch(network())):
+        with pytest.raises(ConfigError, match=r"has not begun: write `with scaleexp.track\(...\) as run:`"):
+            call()
+
+
+def test_what_comes_after_the_end_of_a_run_is_refused_and_not_lost(tmp_path):
+    run = train(tmp_path, until=3, targets=[])
+    for call in (lambda: run.step(loss=1.0, batch_size=32), lambda: run.evaluate(val_loss=1.0), run.commit):
+        with pytest.raises(ConfigError, match="was closed after step 3"):
+            call()
+    run.close()
+    assert run.steps == 3
 
 
 @pytest.mark.parametrize(("changes", "what"), [({"unit": "token"}, "unit"), ({"targets": []}, "targets")])

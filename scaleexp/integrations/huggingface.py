@@ -101,8 +101,10 @@ class ScaleexpCallback(TrainerCallback):  # type: ignore[misc]  # no types where
         )
 
     def _training_step(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Tensor:  # noqa: ANN401
-        self._seen += examples_in(inputs)
-        loss: Tensor = self._plain(model, inputs, *more, **named)
+        assert self._run is not None
+        with self._run.failing():
+            self._seen += examples_in(inputs)
+            loss: Tensor = self._plain(model, inputs, *more, **named)
         self._losses.append(loss.detach())
         return loss
 
@@ -147,6 +149,7 @@ class ScaleexpCallback(TrainerCallback):  # type: ignore[misc]  # no types where
             }
         )
         control.should_training_stop = control.should_training_stop or self._run.should_stop
+        self._commit_before_saving(control)  # the checkpoint that follows has this evaluation behind it, too
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401, D102
         self._trainer.training_step = self._plain

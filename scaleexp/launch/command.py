@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import subprocess
 import sys
 import threading
@@ -79,7 +80,7 @@ def _run(
     arguments: list[str], environment: Mapping[str, str], directory: Path, assignment: Assignment
 ) -> tuple[int, list[str], str]:
     """(exit code, last lines of stderr, why it was told to stop: empty if it was not)."""
-    print("$", " ".join(arguments), f"(in {directory})", flush=True)  # noqa: T201  # the log of the trial
+    print("$", shlex.join(arguments), f"(in {directory})", flush=True)  # noqa: T201  # the log of the trial
     last: deque[str] = deque(maxlen=_LAST_LINES)
     with subprocess.Popen(
         [sys.executable, "-E", guard.__file__, str(GRACE_S), *arguments],

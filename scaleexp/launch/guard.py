@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-_SET_CHILD_SUBREAPER = 36  # of prctl(2)
+_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
 _LOOK_S = 0.05
 
 
@@ -69,11 +69,21 @@ def _wait_for_the_end(asked: threading.Event) -> None:
     asked.set()
 
 
+def _told_of_a_death() -> None:
+    """In the command, before it begins: a guard that is killed has the kernel tell it, and it ends what it started."""
+    _prctl(_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    """Where there is one (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
 def main(arguments: list[str]) -> int:
     """Run the command; its exit code, or 128 and the number of the signal that ended it."""
     grace_s, command = float(arguments[0]), arguments[1:]
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_SET_CHILD_SUBREAPER, 1)
     asked = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -82,7 +92,12 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the driver's to answer
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_told_of_a_death,  # there is no other thread yet
+        )
     except OSError as error:
         sys.stderr.write(f"{command[0]} could not be started: {error.strerror}\n")
         return 127

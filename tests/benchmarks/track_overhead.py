@@ -66,7 +66,7 @@ def main() -> None:
         with scaleexp.track(storage=root, name="overhead", **stated) as run:
             tracked, plain = Loop(run), Loop(None)
             plain.steps(5)
-            tracked.steps(5)  # of which the last ones are timed for the cadence
+            tracked.steps(8)  # of which the last ones are timed for the cadence
             every = run.noise_every
             assert every is not None
             one_s = seconds_of(lambda: plain.steps(5)) / 5

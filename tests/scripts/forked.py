@@ -6,7 +6,6 @@ import socket
 import sys
 
 import torch
-import torch.distributed as dist
 
 import scaleexp.tracking  # noqa: F401  # once for all
 
@@ -23,7 +22,7 @@ for rank in range(workers):
         sys.argv = sys.argv[2:]
         runpy.run_path(script, run_name="__main__")
         sys.stdout.flush()
-        os._exit(0 if not dist.is_initialized() else 1)
+        os._exit(0)  # some leave their process group to the end of Python
     children.append(pid)
 codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
 sys.exit(next((code for code in codes if code), 0))

@@ -3,6 +3,7 @@
 python hf_trainer.py --learning_rate 0.003 --per_device_train_batch_size 8 --max_steps 200 --output_dir out
 """
 
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import torch
@@ -20,6 +21,7 @@ def examples(text):
 
 
 (arguments,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
+Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # every process looks for a checkpoint in it
 text = "".join(topics[name] for name in sorted(topics))
 torch.manual_seed(arguments.seed)
 model = GPT2LMHeadModel(
