@@ -414,6 +414,7 @@ def test_a_source_that_is_neither_study_nor_table_is_one_sentence(
     [
         (["--overhead", "-0.2"], "--overhead must be a share above 0"),
         (["--overhead", "nan"], "--overhead must be a share above 0"),
+        (["--half-life", "9"], "--half-life smooths curves of branches: it needs --definition branched"),
         (["--confidence", "95"], "--confidence must lie between 0 and 1, got 95; 0.95 is usual"),
     ],
 )
@@ -421,6 +422,16 @@ def test_options_that_cannot_be_meant_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     assert says in refused(capsys, hyperbola(tmp_path / "t.csv"), *arguments)
+
+
+@pytest.mark.parametrize(("confidence", "says"), [("0.995", "99.5 % interval"), ("0.999", "99.9 % interval")])
+def test_the_confidence_of_an_interval_is_never_rounded_to_certainty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], confidence: str, says: str
+) -> None:
+    assert main(["fit", str(hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05)), "--confidence", confidence]) == 0
+    out = capsys.readouterr().out
+    assert says in out
+    assert "100 % interval" not in out
 
 
 def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path: Path) -> None:
