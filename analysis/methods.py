@@ -192,8 +192,8 @@ def _intervals(used: Used) -> Iterator[str]:
         )
     else:
         yield (
-            f"{stated} are from {count(used.resamples)} resamples of the residuals, as seeds show no spread, widened by "
-            "Student's quantile over the normal one."
+            f"{stated} are from {count(used.resamples)} resamples of the residuals, as seeds show no spread, widened "
+            "by Student's quantile over the normal one."
         )
     if used.birge > 1.0:
         yield (
