@@ -247,6 +247,15 @@ def test_a_whole_fit_needs_neither_ray_nor_torch_nor_matplotlib(study: Path) -> 
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_fit_does_not_wait_for_pandas_which_pyarrow_imports_where_it_is_installed(tmp_path: Path) -> None:
+    plain = write_study(tmp_path / "s", second_realisation=False)
+    code = (
+        f"import sys\nfrom analysis.cli import main\nassert main(['fit', {str(plain)!r}]) == 0\n"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_the_package_offers_load_and_fit(study: Path) -> None:
     assert analysis.fit(analysis.load(study)) == analysis.fit(study)
     with pytest.raises(AttributeError, match="no attribute 'plot_everything'"):

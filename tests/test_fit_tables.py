@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +300,8 @@ def test_an_unbounded_end_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("batch_size,steps\n1,2\n2,-3\n", [], "row 2 has -3"),
         ("batch_size,steps\n1,2\n2,0\n", [], "row 2 has 0"),
         ("batch_size,steps\n1,2\n2,\n", [], "row 2 has nothing"),
-        ("batch_size,steps\n1,2\n2,nan\n", [], "row 2 has nothing"),
+        ("batch_size,steps\n1,2\n2,1_000\n", [], "row 2 has '1_000': write it without thousands separators"),
+        ("batch_size,steps\n1,2\n2,nan\n", [], "row 2 has nan"),
         ("batch_size,steps\n1,2\n2,inf\n", [], "row 2 has inf"),
         ("batch_size,steps\n1,2\n2.5,3\n", [], "'batch_size' of {file} must hold a whole number above 0"),
         ("batch_size,steps\n1,2\n0,3\n", [], "row 2 has 0"),
@@ -360,6 +362,34 @@ def test_what_no_side_bounds_is_not_printed_as_infinity_or_more(
     assert "All they say" not in said
 
 
+def test_numbers_of_any_type_of_a_parquet_table_are_numbers_and_a_name_twice_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches, steps = [8, 16, 32], [30.0, 20.0, 15.0]
+    plain, other, twice = (tmp_path / f"{name}.parquet" for name in ("plain", "other", "twice"))
+    pq.write_table(pa.table({"batch_size": batches, "steps": steps}), plain)
+    written = pa.array([Decimal(f"{n:.2f}") for n in steps]), pa.array(map(str, batches)).dictionary_encode()
+    pq.write_table(pa.table({"steps": written[0], "batch_size": written[1]}), other)
+    assert read_points(other, Columns())[0].runs == read_points(plain, Columns())[0].runs
+    pq.write_table(pa.Table.from_arrays([pa.array(batches)] * 2, ["steps", "steps"]), twice)
+    assert "more than one column named 'steps'" in refused(capsys, twice)
+
+
+def test_groups_of_a_csv_are_the_numbers_or_the_names_that_they_are_in_parquet(tmp_path: Path) -> None:
+    lines = "".join(
+        f"8,{seed},30,{seed % 2 + 10},{0.5 if seed % 2 else 1},{'12e4' if seed % 2 else 'b'}\n"
+        for seed in (2**60 + 1, 4)
+    )
+    text = table(tmp_path / "t.csv", "batch_size,seed,steps,n,share,name\n" + lines)
+    first, second = read_points(text, Columns(group_by=("n", "share", "name")))
+    assert (first.group, second.group) == (
+        {"n": 11, "share": 0.5, "name": "12e4"},
+        {"n": 10, "share": 1.0, "name": "b"},
+    )
+    assert [type(value) for value in first.group.values()] == [int, float, str]
+    assert first.runs[0].seed == 2**60 + 1
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_table_that_is_not_in_utf_8_is_refused_with_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
@@ -374,7 +404,7 @@ def test_a_source_that_is_neither_study_nor_table_is_one_sentence(
 ) -> None:
     assert "is neither a study nor a table" in refused(capsys, table(tmp_path / "notes.txt", "hello"))
     assert "cannot be read: there is no such file" in refused(capsys, tmp_path / "none.csv")
-    assert "cannot be read as PARQUET" in refused(capsys, table(tmp_path / "t.parquet", "no parquet"))
+    assert "cannot be read as Parquet" in refused(capsys, table(tmp_path / "t.parquet", "no parquet"))
     assert "no such directory" in refused(capsys, tmp_path / "none", code=5)
     assert "copy it here first" in refused(capsys, "s3://bucket/points.csv")
 
@@ -384,6 +414,7 @@ def test_a_source_that_is_neither_study_nor_table_is_one_sentence(
     [
         (["--overhead", "-0.2"], "--overhead must be a share above 0"),
         (["--overhead", "nan"], "--overhead must be a share above 0"),
+        (["--half-life", "9"], "--half-life smooths curves of branches: it needs --definition branched"),
         (["--confidence", "95"], "--confidence must lie between 0 and 1, got 95; 0.95 is usual"),
     ],
 )
@@ -391,6 +422,16 @@ def test_options_that_cannot_be_meant_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     assert says in refused(capsys, hyperbola(tmp_path / "t.csv"), *arguments)
+
+
+@pytest.mark.parametrize(("confidence", "says"), [("0.995", "99.5 % interval"), ("0.999", "99.9 % interval")])
+def test_the_confidence_of_an_interval_is_never_rounded_to_certainty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], confidence: str, says: str
+) -> None:
+    assert main(["fit", str(hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05)), "--confidence", confidence]) == 0
+    out = capsys.readouterr().out
+    assert says in out
+    assert "100 % interval" not in out
 
 
 def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path: Path) -> None:
