@@ -42,7 +42,8 @@ def simulate() -> None:
 def fit_command(source: str, group_by: str, out: str, as_json: bool) -> None:
     """Fit a model of step times to measurements.
 
-    Optional columns: accumulation_steps, grad_bytes, parallelism (ddp or fsdp). A table of throughput will do, with
+    Optional columns: accumulation_steps, sync_time_s (of a step: communication that nothing hid, and waiting),
+    grad_bytes, parallelism (ddp or fsdp). A table of throughput will do, with
     throughput, gpus, and batch_per_gpu, grad_accum, global_batch, nodes where known.
     """
     from scaleexp.simulate.documents import fit_text
