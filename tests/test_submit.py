@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -280,3 +283,55 @@ def test_a_typing_error_is_told_before_any_cluster_is_asked(monkeypatch):
     assert "did you mean 'worker_batch'?" in str(done.exception)
     assert "copy of the working directory" in str(submit(storage="here").exception)
     assert "two commands" in str(submit("--stop", "--status").exception)
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, dict[str, tuple[int, Any]]]]:
+    """Address of something that answers as it is told to: path -> (status, JSON)."""
+    answers: dict[str, tuple[int, Any]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # as the base class names it
+            code, content = answers.get(self.path.partition("?")[0], (404, {}))
+            body = json.dumps(content).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}", answers
+        listening.shutdown()
+
+
+def test_a_cluster_that_wants_a_token_says_what_to_set(server):
+    address, answers = server
+    answers["/api/version"] = (401, {"detail": "Unauthorized"})
+    with pytest.raises(ConfigError, match="asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"):
+        dashboard.connect(address)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "several"), [([4.0], False), ([4.0, 4.0], True), ([None], True)], ids=["one", "two", "a head alone"]
+)
+def test_the_nodes_of_a_cluster_are_counted_and_a_head_without_cpus_is_not_all_of_them(server, cpus, several):
+    address, answers = server
+    answers["/api/version"] = (200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "x", "session_name": "s"})
+    nodes = [
+        {
+            **{"node_id": f"{i:056x}", "node_ip": "127.0.0.1", "is_head_node": i == 0, "state": "ALIVE"},
+            **{"node_name": "n", "resources_total": {"CPU": cpu} if cpu else {}, "labels": {}, "state_message": None},
+        }
+        for i, cpu in enumerate(cpus)
+    ]
+    found = {"total": len(nodes), "num_after_truncation": len(nodes), "num_filtered": len(nodes), "result": nodes}
+    answers["/api/v0/nodes"] = (200, {"result": True, "msg": "", "data": {"result": found}})
+    assert dashboard.connect(address).several_nodes is several
+
+
+def test_the_ignore_file_for_rays_own_command_names_the_same():
+    lines = (Path(__file__).parents[1] / ".rayignore").read_text().splitlines()
+    assert {line.rstrip("/") for line in lines if line[0] != "#"} == set(LEFT_OUT)
