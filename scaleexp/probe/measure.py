@@ -85,7 +85,8 @@ def measure(
             f"multiples of {group}; give fewer workers or a larger --up-to."
         )
     notes: list[str] = []
-    tried = with_neighbours(sizes, sizes[-1] if at_most is None else min(at_most, sizes[-1] + group), group)
+    beside = sizes[-1] + group
+    tried = with_neighbours(sizes, beside if at_most is None else min(at_most, beside), group)
     say(f"timing steps of 1 worker at {len(tried)} worker batches, up to {tried[-1]}")
     facts, rows = time_workers(study, 1, tried, rounds, notes)
     visits = {1: rows}
