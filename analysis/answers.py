@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.cbs import CurveFit
-from analysis.wording import interval, number, percent, unit_plural
+from analysis.wording import interval, level, number, unit_plural
 
 
 def answer_text(
@@ -33,7 +33,7 @@ def answer_text(
         return f"The data do not say what {asked} is: {fit.reason}{bound}"
     says = (
         f"{asked[0].upper()}{asked[1:]} is {number(fit.b_crit)} {units} "
-        f"({percent(fit.confidence)} interval {interval(low, high)}){workers}: "
+        f"({level(fit.confidence)} interval {interval(low, high)}){workers}: "
         f"there a run takes {then or 'twice the fewest steps and twice the fewest samples'}"
     )
     if fit.status == "extrapolated":

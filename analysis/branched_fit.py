@@ -11,7 +11,7 @@ from analysis.equal_samples import Trace
 from analysis.fit_options import FitOptions
 from analysis.local_batch import Branch, LocalBatch, local_batch
 from analysis.sweep import BRANCH, Sweep, group_text
-from analysis.wording import count, interval, number, percent, unit_plural
+from analysis.wording import count, interval, level, number, percent, unit_plural
 from scaleexp.errors import ConfigError
 
 HALF_LIVES = 10.0
@@ -133,4 +133,4 @@ def _interval(found: LocalBatch) -> str:
     low, high = found.interval
     if low == 0.0 and math.isinf(high):
         return ""
-    return f" ({percent(found.confidence)} interval {_between(low, high)})"
+    return f" ({level(found.confidence)} interval {_between(low, high)})"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from analysis.axes import VERMILION
 from analysis.cbs import CurveFit
 from analysis.study import StudyAnalysis
-from analysis.wording import brief, interval, number, sign
+from analysis.wording import brief, interval, level, number, sign
 
 TITLE_COLUMNS = 60
 B_CRIT, S_MIN, E_MIN = r"$B_\mathrm{crit}$", r"$S_\mathrm{min}$", r"$E_\mathrm{min}$"
@@ -19,7 +19,7 @@ LAW = r"$S = S_\mathrm{min}\,(1 + B_\mathrm{crit} / B)$"
 def b_crit(fit: CurveFit) -> str:
     """Legend text of B_crit: its value only where the data identify it."""
     said = "not identified" if fit.status == "not_identified" else f"= {number(fit.b_crit)}{flag(fit)}"
-    return f"{B_CRIT} {said} ({100 * fit.confidence:.0f} %: {interval(*fit.b_crit_interval)})"
+    return f"{B_CRIT} {said} ({level(fit.confidence)}: {interval(*fit.b_crit_interval)})"
 
 
 def flag(fit: CurveFit) -> str:

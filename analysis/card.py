@@ -13,7 +13,7 @@ from analysis.fits import SweepFit, parameter_rows
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis
 from analysis.targets import BatchPoint
-from analysis.wording import count, interval, number, percent, unit_plural
+from analysis.wording import count, interval, level, number, percent, unit_plural
 from scaleexp.laws import steps_to_target
 
 _LOSSES = {
@@ -47,7 +47,7 @@ def overview(fits: Sequence[SweepFit]) -> list[str]:
     columns = list(dict.fromkeys(name for fit in fits for name in fit.sweep.group))
     several = len({fit.sweep.target for fit in fits}) > 1
     heading = [*columns, *(["target"] if several else [])]
-    rows = [[*heading, "B_crit", f"{percent(fits[0].options.confidence)} interval", "E_min", "runs", "status"]]
+    rows = [[*heading, "B_crit", f"{level(fits[0].options.confidence)} interval", "E_min", "runs", "status"]]
     for fit in fits:
         sweep, curve = fit.sweep, None if fit.instead else fit.curve
         unit = unit_plural(sweep.unit) if sweep.counts_samples else sweep.cost_unit
@@ -160,7 +160,7 @@ def noise_lines(study: StudyAnalysis) -> list[str]:
     if noise is None:
         return []
     says = (
-        f"{number(noise.b_simple)} {unit_plural(study.unit)} ({percent(noise.confidence)} interval "
+        f"{number(noise.b_simple)} {unit_plural(study.unit)} ({level(noise.confidence)} interval "
         f"{interval(*noise.interval)})"
         if noise.status == "ok"
         else f"unresolved: {noise.reason}"

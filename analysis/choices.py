@@ -9,7 +9,6 @@ from analysis.fits import SweepFit
 from analysis.losses import Direction
 from analysis.multiverse import CROSSINGS, Multiverse, multiverse
 from analysis.near_targets import neighbouring_targets, runs_of_traces
-from analysis.overhead import smallest_measured
 from analysis.read import StudyLog
 from analysis.sweep import Sweep, source_paths
 from analysis.targets import Run, runs_to_target
@@ -38,8 +37,7 @@ def multiverse_of(fit: SweepFit, logs: Sequence[StudyLog] = ()) -> Multiverse:
             runs[target] = _runs(sweep, own, target)
         except ConfigError as error:  # met before the first step: nothing to measure there
             skipped.append((target, CROSSINGS[0], str(error)))
-    reference = fit.options.reference_batch or smallest_measured(sweep.runs)
-    found = multiverse(runs, delta=fit.options.delta, reference_batch=reference)
+    found = multiverse(runs, delta=fit.options.delta, reference_batch=fit.options.reference_batch)
     return replace(found, left_out=(*skipped, *found.left_out), notes=_notes(sweep, runs))
 
 

@@ -12,7 +12,7 @@ from analysis.defaults import CONFIDENCE
 from analysis.read import StudyLog, load
 from analysis.recipe import Difference, recipe_differences
 from analysis.study import StudyAnalysis, analyse
-from analysis.wording import interval, number, percent
+from analysis.wording import interval, level, number, percent
 from scaleexp.errors import ConfigError, NotEnoughDataError
 
 AGREES = 0.25
@@ -186,7 +186,7 @@ def _judged(ratios: Mapping[str, Ratio], confidence: float, same_runs: bool) -> 
     """What the ratio of B_crit says."""
     found = ratios["b_crit"]
     low, high = found.interval
-    says = f"{number(found.ratio)} times that of A ({percent(confidence)} interval {interval(low, high)})"
+    says = f"{number(found.ratio)} times that of A ({level(confidence)} interval {interval(low, high)})"
     if same_runs:
         return "agrees", "B_crit agrees within 0 %: A and B are the same runs against the same target."
     if not low <= 1.0 <= high:

@@ -90,9 +90,12 @@ def as_weighted(rows: FloatArray, weights: FloatArray) -> FloatArray:
 
 def loss_warnings(points: Sequence[BatchPoint], loss: Loss) -> tuple[str, ...]:
     """What a loss cannot do with these points."""
+    said = []
     if loss == "weighted" and max(_clean(point).size for point in points) < 2:
-        return ("one run per batch tells no variance to weight by, so that --loss weighted is the plain loss here.",)
-    return ()
+        said.append("one run per batch tells no variance to weight by, so that --loss weighted is the plain loss here.")
+    if loss != "linear":
+        said.append(f"the free exponent is by plain least squares, which --loss {loss} does not change.")
+    return tuple(said)
 
 
 def _clean(point: BatchPoint) -> FloatArray:

@@ -10,7 +10,7 @@ from analysis.fixed_budget import FixedBudget, fixed_budget
 from analysis.jsonable import json_interval, json_safe
 from analysis.local_batch import LocalBatch
 from analysis.sweep import Sweep, group_text
-from analysis.wording import count, interval, number, percent, unit_plural
+from analysis.wording import count, interval, level, number, percent, unit_plural
 from scaleexp.errors import ConfigError
 
 
@@ -99,7 +99,7 @@ def _interval(found: FixedBudget) -> str:
     low, high = found.interval
     if low == 0.0 and math.isinf(high):
         return ""
-    return f" ({percent(found.confidence)} interval {interval(low, high)})"
+    return f" ({level(found.confidence)} interval {interval(low, high)})"
 
 
 def _most(batch: float, following: float) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis.crossings import in_order, run_bounds
+from analysis.plain_arrays import plain
 from analysis.read import StudyLog, TrialLog, of_segments
 
 IntArray = npt.NDArray[np.int64]
@@ -51,14 +52,14 @@ def evaluations(log: StudyLog, metric: str) -> Evaluations:
 
 def _read(log: StudyLog, metric: str) -> Evaluations:
     index = {trial.key: i for i, trial in enumerate(log.trials)}
-    name = pa.scalar(metric, pa.string())
 
     def rows(trial: TrialLog, table: pa.Table) -> tuple[int, IntArray, FloatArray]:
-        same = pc.equal(table["metric"], name)
-        if not pc.all(same).as_py():
-            table = table.filter(same)
+        # Nothing is compared where there is one metric: whatever makes a scalar of Arrow's imports pandas if it is
+        # installed, and that takes as long as reading a thousand trials.
+        if table["metric"].unique().to_pylist() != [metric]:
+            table = table.filter(pc.equal(table["metric"], metric))
         # Copies, so that what was decoded with them is given back.
-        return index[trial.key], np.array(table["samples"], np.int64), np.array(table["value"], np.float64)
+        return index[trial.key], plain(table["samples"]), plain(table["value"])
 
     found = of_segments(log, "evals", ["metric", "samples", "value"], None, rows)
     trials = np.concatenate([np.empty(0, np.int64), *(np.full(s.size, i) for i, s, _ in found)])

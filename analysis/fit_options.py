@@ -62,6 +62,8 @@ class FitOptions:
         for name, value, usual in (("--overhead", self.delta, DELTA), ("--epsilon", self.epsilon, EPSILON)):
             if not (math.isfinite(value) and value > 0.0):
                 raise ConfigError(f"{name} must be a share above 0, got {value:g}; {usual:g} is usual.")
+        if self.half_life is not None and self.definition != "branched":
+            raise ConfigError("--half-life smooths curves of branches: it needs --definition branched.")
         if self.half_life is not None and not (math.isfinite(self.half_life) and self.half_life > 0.0):
             raise ConfigError(f"--half-life must be above 0 samples, got {self.half_life:g}.")
         if self.reference_batch is not None and self.reference_batch < 1:

@@ -169,8 +169,10 @@ def fit_sweep(sweep: Sweep, options: FitOptions = DEFAULTS) -> SweepFit:
         else None
     )
     reached = sum(run.reached for run in sweep.runs)
+    diverged = sum(run.status == "diverged" for run in sweep.runs)
     why_none = (
-        f"{reached} of {len(sweep.runs)} runs reached the target, which gives {len(points)} of the {MIN_BATCHES} batch "
+        f"{reached} of {len(sweep.runs)} runs reached the target"
+        f"{f' ({diverged} diverged)' if diverged else ''}, which gives {len(points)} of the {MIN_BATCHES} batch "
         "sizes that a curve needs."
     )
     left_out = (*sweep.problems, *censored_of(sweep), *(sentence for _, sentence in missing))

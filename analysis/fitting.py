@@ -114,7 +114,9 @@ def fit_sources(
         found = _whole_studies(sources, options, targets, metric)
     if not found.has_curve:
         most = max(found.fits, key=lambda fit: len(fit.points))
-        raise NotEnoughDataError(most.reason if len(found.fits) == 1 or found.studies else most.answer)
+        why = most.reason if len(found.fits) == 1 or found.studies else most.answer
+        # A study's reason says already what to do about its runs.
+        raise NotEnoughDataError(" ".join((why, *(() if most.sweep.is_study else most.sweep.problems))))
     if multiverse:
         logs = [source for source in sources if isinstance(source, StudyLog)]
         found = replace(found, fits=tuple(replace(fit, multiverse=multiverse_of(fit, logs)) for fit in found.fits))
@@ -139,7 +141,7 @@ def _whole_studies(
     studies, fits = [], []
     for name, log in zip(names, logs, strict=True):
         group = {"study": name} if len(logs) > 1 else {}
-        for target in targets or (None,):
+        for target in dict.fromkeys(targets) or (None,):
             study = analyse(
                 log,
                 target=target,

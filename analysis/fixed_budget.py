@@ -15,7 +15,7 @@ from analysis.defaults import FitStatus
 from analysis.equal_samples import Trace, budget_of, loss_grids
 from analysis.jsonable import json_interval, json_safe
 from analysis.medians import present_median
-from analysis.wording import listed, number, percent
+from analysis.wording import level, listed, number, percent
 from scaleexp.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
@@ -224,7 +224,7 @@ def _judge_interval(interval: tuple[float, float] | None, confidence: float, rea
         side = "below the smallest" if low == 0.0 else "above the largest"
         return (
             "not_identified",
-            f"the {percent(confidence)} interval reaches {side} batch; measure more seeds, or more batch sizes there.",
+            f"the {level(confidence)} interval reaches {side} batch; measure more seeds, or more batch sizes there.",
         )
     return "ok", reason
 

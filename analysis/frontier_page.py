@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from analysis.frontier_file import CAUSES, FrontierFile
 from analysis.plot_frontier import NAMES
-from analysis.wording import interval, number, unit_plural
+from analysis.wording import interval, level, number, unit_plural
 from scaleexp import __version__
 from scaleexp.errors import StorageError
 
@@ -73,7 +73,7 @@ def _context(found: FrontierFile) -> dict[str, Any]:
         "checkpoint_s": number(document["failures"]["checkpoint_s"]),
         "restart_s": number(document["failures"]["restart_s"]),
         "left_out": document["left_out"],
-        "confidence": f"{100 * document['confidence']:.0f} %",
+        "confidence": f"{level(document['confidence'])}",
         "causes": [NAMES[cause] for cause in CAUSES],
         "version": __version__,
     }
@@ -85,7 +85,7 @@ def _curve_text(curve: dict[str, Any]) -> str:
         end if end is not None else bound
         for end, bound in zip(curve["b_crit_interval"], (0.0, float("inf")), strict=True)
     )
-    ends = f"{100 * curve['confidence']:.0f} % interval {interval(low, high)}"
+    ends = f"{level(curve['confidence'])} interval {interval(low, high)}"
     if curve["b_crit"] is None:
         return f"not identified ({ends}) {unit}: its bounds alone count"
     return f"{number(curve['b_crit'])} {unit}" + (

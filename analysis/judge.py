@@ -12,7 +12,7 @@ from scipy import special
 
 from analysis.defaults import FitStatus as FitStatus
 from analysis.targets import BatchPoint, outlying
-from analysis.wording import listed, number, percent
+from analysis.wording import level, listed, number, percent
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -110,7 +110,7 @@ def judge(
         )
     low, high = interval
     if low == 0.0 and math.isinf(high):
-        return "not_identified", f"the {percent(confidence)} interval of B_crit is unbounded on both sides."
+        return "not_identified", f"the {level(confidence)} interval of B_crit is unbounded on both sides."
     if math.isinf(high):
         return "not_identified", f"over {span} steps fall in proportion to the batch as far as the noise lets us see."
     if low == 0.0:
@@ -152,7 +152,7 @@ def _too_vague(interval: tuple[float, float], confidence: float, freedom: float)
         )
     if high > MAX_RATIO * low:
         return (
-            f"the {percent(confidence)} interval of B_crit, {number(low)} to {number(high)}, spans a factor "
+            f"the {level(confidence)} interval of B_crit, {number(low)} to {number(high)}, spans a factor "
             f"{number(high / low)}, more than {number(MAX_RATIO)}; measure more seeds, or more batch sizes."
         )
     return None
@@ -165,7 +165,7 @@ def _beyond(b_crit: float, interval: tuple[float, float], confidence: float, sma
         return f"B_crit {number(b_crit)} lies above the largest measured batch, {largest:,}."
     if b_crit < smallest:
         return f"B_crit {number(b_crit)} lies below the smallest measured batch, {smallest:,}."
-    said = f"B_crit may lie outside the measured batches: its {percent(confidence)} interval"
+    said = f"B_crit may lie outside the measured batches: its {level(confidence)} interval"
     if high > largest:
         return f"{said} reaches {number(high)}, above the largest, {largest:,}."
     if low < smallest:

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.defaults import Aggregate, Loss
 from analysis.references import REFERENCES
-from analysis.wording import count, number, percent, unit_plural
+from analysis.wording import count, level, number, percent, unit_plural
 
 _CITED = re.compile(r"\\cite\{(\w+)\}")
 
@@ -183,17 +183,17 @@ def _measured(used: Used) -> Iterator[str]:
 
 
 def _intervals(used: Used) -> Iterator[str]:
-    level = f"Intervals ({percent(used.confidence)})"
+    stated = f"Intervals ({level(used.confidence)})"
     if used.from_seeds:
         again = ", the learning rate chosen anew in each" if used.lr_tuned else ""
         yield (
-            f"{level} are from {count(used.resamples)} resamples of the seeds within a batch size, n - 1 of n "
+            f"{stated} are from {count(used.resamples)} resamples of the seeds within a batch size, n - 1 of n "
             rf"\cite{{efron1982}}{again}, widened by Student's quantile over the normal one."
         )
     else:
         yield (
-            f"{level} are from {count(used.resamples)} resamples of the residuals, as seeds show no spread, widened by "
-            "Student's quantile over the normal one."
+            f"{stated} are from {count(used.resamples)} resamples of the residuals, as seeds show no spread, widened "
+            "by Student's quantile over the normal one."
         )
     if used.birge > 1.0:
         yield (

@@ -27,6 +27,7 @@ CROSSINGS: tuple[Crossing, ...] = ("interpolated", "first", "last-missing")
 DEFINITIONS = ("b_crit", "free-shape", "overhead")
 DIMENSIONS = ("target", "crossing", "aggregate", "loss", "definition")
 MIN_BATCHES = 3
+_NO_REFERENCE = "no row of the overhead definition: its reference, the smallest measured batch, {:,}, has no point."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,9 +102,10 @@ def multiverse(
     Args:
         runs: target -> every run of its LR grid against it.
         delta: of the overhead definition.
-        reference_batch: of the overhead definition [samples], the same in all; the smallest batch of any run if None.
+        reference_batch: of the overhead definition [samples], the same in all; the smallest batch of any run if None,
+            and then there is no row of that definition where no point is at that batch.
     """
-    reference = reference_batch or min((run.batch_size for of in runs.values() for run in of), default=1)
+    smallest = min((run.batch_size for of in runs.values() for run in of), default=1)
     tables: dict[tuple[int, ...], list[tuple[float | None, str, str, FloatArray, FloatArray]]] = defaultdict(list)
     left_out: list[tuple[float | None, str, str]] = []
     for target, of_target in runs.items():
@@ -117,7 +119,13 @@ def multiverse(
                 steps = np.log([point.steps for point in points])
                 batches = tuple(point.batch_size for point in points)
                 tables[batches].append((target, crossing, aggregate, steps, batch_weights(points)))
-    rows = [row for batches, table in tables.items() for row in _fitted(batches, table, delta, reference)]
+                if not reference_batch and smallest not in batches and aggregate == AGGREGATES[0]:
+                    left_out.append((target, crossing, _NO_REFERENCE.format(smallest)))
+    rows = [
+        row
+        for batches, table in tables.items()
+        for row in _fitted(batches, table, delta, reference_batch or (smallest if smallest in batches else None))
+    ]
     order = {name: i for i, name in enumerate((*runs, *CROSSINGS, *AGGREGATES, *LOSSES, *DEFINITIONS))}
     rows.sort(key=lambda row: [order[getattr(row, name)] for name in DIMENSIONS])
     bounded = [row for row in rows if 0.0 < row.batch < math.inf]
@@ -160,9 +168,9 @@ def _fitted(
     batches: tuple[int, ...],
     table: Sequence[tuple[float | None, str, str, FloatArray, FloatArray]],
     delta: float,
-    reference: float,
+    reference: float | None,
 ) -> list[Choice]:
-    """Every loss and definition for all tables with these batches, fitted together."""
+    """Every loss and definition for all tables with these batches, fitted together; no overhead without a reference."""
     b = np.array(batches, dtype=np.float64)
     steps = np.stack([row[3] for row in table])
     weights = np.stack([row[4] for row in table])
@@ -170,7 +178,8 @@ def _fitted(
     found: dict[tuple[str, str], FloatArray] = {}
     for loss, log_b_crit in by_loss.items():
         found[loss, "b_crit"] = np.exp(log_b_crit)
-        found[loss, "overhead"] = np.asarray(overhead_batch(delta, reference, np.exp(log_b_crit)))
+        if reference is not None:
+            found[loss, "overhead"] = np.asarray(overhead_batch(delta, reference, np.exp(log_b_crit)))
     if b.size >= SHAPE_BATCHES:
         found["linear", "free-shape"] = np.exp(fit_shapes(b, steps + np.log(b))[1])
     return [

@@ -120,11 +120,13 @@ def _unbinds(rows: Sequence[Choice]) -> str | None:
 
 def _definitions(found: Multiverse, fit: SweepFit) -> Iterator[str]:
     factor = found.factors.get("definition")
-    if factor is not None:
-        yield (
-            f"Another definition is another quantity, here up to {_factor(factor)} apart; overhead is "
-            f"{percent(fit.options.delta)} over linear scaling from B = {count(_reference(fit))}."
-        )
+    if factor is None:
+        return
+    said = f"Another definition is another quantity, here up to {_factor(factor)} apart"
+    if any(row.definition == "overhead" for row in found.rows):
+        share, reference = percent(fit.options.delta), count(_reference(fit))
+        said += f"; overhead is {share} over linear scaling from B = {reference}"
+    yield f"{said}."
 
 
 def _reference(fit: SweepFit) -> float:

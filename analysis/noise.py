@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from analysis import read
 from analysis.defaults import CONFIDENCE
 from analysis.noise_ratio import Measurements, NoiseScale, noise_scale
+from analysis.plain_arrays import plain
 from analysis.read import StudyLog, TrialLog
 from analysis.targets import BatchPoint
 from scaleexp.laws import noise_estimates
@@ -135,9 +136,9 @@ def _of_runs(log: StudyLog, keys: Collection[str], known: Mapping[str, Measureme
 
 def _norms_of(table: pa.Table) -> Norms:
     """The rows of a segment that hold norms, columns as in `_NORMS`."""
-    samples, B, small, big, n = (table[name].to_numpy() for name in _NORMS)
-    # The last step of a diverged run holds no number; a step without norms holds none either.
-    valid = np.isfinite(small) & np.isfinite(big) & (np.nan_to_num(n) > 1)
+    samples, B, small, big, n = (plain(column) for column in table.select(_NORMS).drop_null().columns)
+    # The last step of a diverged run holds no number.
+    valid = np.isfinite(small) & np.isfinite(big) & (n > 1)
     return samples[valid], B[valid], small[valid], big[valid], n[valid].astype(np.int32)
 
 

@@ -64,9 +64,9 @@ def pictures(study: StudyAnalysis, data: Further) -> dict[str, Picture]:
     for number, name in enumerate((n for n in ORDER if n in light), 1):
         width, height = light[name].get_size_inches() * plots.PNG_DPI / PIXELS_PER_CSS_PIXEL
         made[name] = Picture(
-            light=data_uri("image/png", _saved(light[name], "png")),
-            dark=data_uri("image/png", _saved(dark[name], "png")),
-            svg=data_uri("image/svg+xml", _saved(light[name], "svg")),
+            light=data_uri("image/png", saved(light[name], "png")),
+            dark=data_uri("image/png", saved(dark[name], "png")),
+            svg=data_uri("image/svg+xml", saved(light[name], "svg")),
             csv=data_uri("text/csv", csv_text(numbers[name]).encode()),
             width=round(width),
             height=round(height),
@@ -76,7 +76,8 @@ def pictures(study: StudyAnalysis, data: Further) -> dict[str, Picture]:
     return made
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
+def saved(figure: Figure, kind: str) -> bytes:
+    """A figure as a PNG or SVG file; the same figure gives the same bytes."""
     buffer = BytesIO()
     undated = {"Software": None} if kind == "png" else {"Date": None}
     with house_style():

@@ -12,7 +12,7 @@ from analysis import own_axes as own
 from analysis.axes import GREEN, ORANGE, PURPLE, VERMILION
 from analysis.cbs import CurveFit
 from analysis.study import StudyAnalysis
-from analysis.wording import interval, number, samples_each, unit_plural
+from analysis.wording import interval, level, number, samples_each, unit_plural
 
 
 def _marks() -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -67,7 +67,7 @@ def _draw_fit(ax: Axes, fit: CurveFit, curve: drawn.FittedCurve) -> None:
     line: dict[str, Any] = {"color": VERMILION, "lw": 2.0, "zorder": 2.5}
     if fit.band:
         at, low, high = np.array(fit.band).T
-        label = f"fit with its {100 * fit.confidence:.0f} % band" if fit.status == "ok" else "band of the fit"
+        label = f"fit with its {level(fit.confidence)} band" if fit.status == "ok" else "band of the fit"
         ax.fill_between(at, low, high, color=VERMILION, alpha=0.18, lw=0, label=label)
     ax.plot(
         b, s, ls="--" if fit.status == "ok" else ":", label="fit, beyond the measured batches", **{**line, "lw": 1.3}

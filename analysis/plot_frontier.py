@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from analysis import axes, captions
 from analysis import own_axes as own
 from analysis.frontier_file import CAUSES, FrontierFile
-from analysis.wording import number
+from analysis.wording import level, number
 
 HOURS_IN = (
     ("seconds", 1 / 3600.0, 120.0),
@@ -53,7 +53,7 @@ def plot_time_cost(found: FrontierFile, ax: Axes) -> Axes:
     for span, between in zip(spans, money, strict=True):
         # Cost is workers x time x price, so that both ends of a row lie on one line.
         ax.plot(span, between, color=axes.ink(), alpha=0.22, lw=3, solid_capstyle="round", zorder=1)
-    ax.plot([], [], color=axes.ink(), alpha=0.22, lw=3, label=f"{100 * found.document['confidence']:.0f} % interval")
+    ax.plot([], [], color=axes.ink(), alpha=0.22, lw=3, label=f"{level(found.document['confidence'])} interval")
     front = sorted((t, c) for t, c, row in zip(times, costs, found.rows, strict=True) if row["on_front"])
     ax.plot(*own.columns(front), color=colour, lw=1.4, marker="o", ms=6, label="front: nothing is faster and cheaper")
     beaten = [(t, c) for t, c, row in zip(times, costs, found.rows, strict=True) if not row["on_front"]]

@@ -8,7 +8,7 @@ from analysis import axes, captions, drawn
 from analysis import own_axes as own
 from analysis.plot_rates import RULE_STYLE
 from analysis.study import StudyAnalysis
-from analysis.wording import brief, number, unit_plural
+from analysis.wording import brief, level, number, unit_plural
 
 EDGE = {"low": "v", "high": "^"}
 
@@ -49,9 +49,7 @@ def plot_lr_optimum(study: StudyAnalysis, ax: Axes) -> Axes:
     if law:
         found, along = law
         low, high = (number(end, 2) for end in found.exponent_interval)
-        power = (
-            f"fit: $LR = c\\,B^a$, $a$ = {number(found.exponent, 2)} ({100 * found.confidence:.0f} %: {low} to {high})"
-        )
+        power = f"fit: $LR = c\\,B^a$, $a$ = {number(found.exponent, 2)} ({level(found.confidence)}: {low} to {high})"
         ax.plot(*own.columns(along), color=axes.GREEN, lw=2.0, label=power)
     ax.set_xlabel(f"batch size [{unit_plural(study.unit)}]")
     ax.set_ylabel("learning rate")

@@ -15,7 +15,7 @@ from analysis import axes, captions, drawn
 from analysis import own_axes as own
 from analysis.axes import GREEN
 from analysis.study import StudyAnalysis
-from analysis.wording import number, unit_plural
+from analysis.wording import level, number, unit_plural
 
 
 @own.on_own_axes()
@@ -71,7 +71,7 @@ def _draw_noise(
     if line.resolved:
         x, value, low, high = np.array(line.resolved).T
         low, high = np.clip(low, *y_limits), np.clip(high, *y_limits)
-        label = f"at B = {number(line.batch_size, 6)}, with {100 * line.confidence:.0f} % interval"
+        label = f"at B = {number(line.batch_size, 6)}, with {level(line.confidence)} interval"
         look: dict[str, Any] = {"color": colour, "marker": "o", "ms": 5, "lw": 1.4, "capsize": 3}
         ax.errorbar(x * shift, value, yerr=(value - low, high - value), label=label, **look)
     hollow: dict[str, Any] = {"ls": "", "mfc": "none", "mec": colour}

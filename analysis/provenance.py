@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.sections import goal
 from analysis.study import StudyAnalysis
-from analysis.wording import count, number, percent, sign, unit_plural
+from analysis.wording import count, level, number, percent, sign, unit_plural
 from scaleexp.schema import Target
 
 MOST_VALUES = 6
@@ -63,7 +63,7 @@ def fitted_rows(study: StudyAnalysis) -> tuple[tuple[str, str], ...]:
             "Seed noise",
             f"{noise} standard deviation of log steps within a batch" if fit.seed_noise is not None else noise,
         ),
-        ("Intervals", f"{percent(fit.confidence)} confidence"),
+        ("Intervals", f"{level(fit.confidence)} confidence"),
     )
 
 

@@ -16,7 +16,7 @@ from analysis.scaling_table import NO_NUMBER, fitted_groups, table_of_fits
 from analysis.sources import Source, load_sweeps
 from analysis.sources.points import Columns
 from analysis.sweep import GroupValue, group_text
-from analysis.wording import interval, number, percent
+from analysis.wording import interval, level, number, percent
 from scaleexp import __version__
 from scaleexp.errors import ConfigError, NotEnoughDataError
 from scaleexp.laws import overhead_batch
@@ -104,8 +104,8 @@ class GroupLaw:
             lines.append("definition        B_crit of the curve S = S_min (1 + B_crit / B)")
         for name, (low, high) in law.exponent_intervals.items():
             if fitted:
-                level = f"{percent(law.confidence)} interval from the {law.interval_from}"
-                lines.append(f"exponent          {name}: {law.exponents[name]:.3f} ({low:.3f} to {high:.3f}; {level})")
+                said = f"{level(law.confidence)} interval from the {law.interval_from}"
+                lines.append(f"exponent          {name}: {law.exponents[name]:.3f} ({low:.3f} to {high:.3f}; {said})")
         if fitted:
             lines.append(f"coefficient       {number(law.coefficient)} ({interval(*law.coefficient_interval)})")
             lines.append(f"rms log residual  {number(law.rms_log_residual)} over {law.n_groups} groups")

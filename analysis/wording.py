@@ -109,6 +109,15 @@ def percent(share: float) -> str:
     return f"{hundredths:,.0f} %" if abs(hundredths) >= 9.95 else f"{_trimmed(f'{hundredths:.1f}')} %"
 
 
+def level(confidence: float) -> str:
+    """The confidence of an interval, never rounded to another one.
+
+    >>> level(0.95), level(0.995), level(0.6827)
+    ('95 %', '99.5 %', '68.27 %')
+    """
+    return f"{100.0 * confidence:.12g} %"
+
+
 def percent_interval(low: float, high: float) -> str:
     """An interval of shares.
 

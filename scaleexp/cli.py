@@ -19,7 +19,9 @@ import click
 from scaleexp import __version__
 from scaleexp.cmd_advise import advise_command
 from scaleexp.cmd_frontier import frontier_command
+from scaleexp.cmd_probe import probe_command
 from scaleexp.cmd_simulate import simulate
+from scaleexp.cmd_submit import submit_command
 from scaleexp.errors import ConfigError, InterruptedStudyError, NotEnoughDataError, ScaleexpError
 from scaleexp.redact import redact
 from scaleexp.schema import REPORT_DIR
@@ -56,7 +58,9 @@ def cli() -> None:
     scaleexp plan my_study.yaml    what a study would run
     scaleexp run my_study.yaml     run it, or go on with it
     scaleexp status DIR            how far it has come (and `stop` to stop it where it is)
+    scaleexp submit my_study.yaml  run it as a job of a Ray cluster elsewhere
     scaleexp doctor [DIR]          what would spoil a study here, and what to do about it
+    scaleexp probe my_study.yaml   throughput and memory against batch, on this machine
     scaleexp advise DIR            how many workers, what batch, how long, for how much
     scaleexp simulate --help       workers against time and cost
     scaleexp-analysis --help       fit, draw and report what was run
@@ -115,8 +119,18 @@ def quickstart(overrides: Sequence[str], storage: str | None) -> None:
 @click.option("--watch", is_flag=True, help="Look again every two seconds until nobody runs it.")
 @click.option("--all", "everything", is_flag=True, help="Show every batch size, every failure and every trial.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def status(directory: str, watch: bool, everything: bool, as_json: bool) -> None:
+@click.option(
+    "--html", metavar="FILE", help="Write a page with its curves and fit; with --watch one that renews itself."
+)
+def status(directory: str, watch: bool, everything: bool, as_json: bool, html: str | None) -> None:
     """Say how far the study in DIR has come, from its directory alone."""
+    if html:
+        from scaleexp.cmd_live import keep_written
+
+        if as_json or everything:
+            raise ConfigError("--html writes a page of every trial: leave --json and --all out.")
+        keep_written(directory, Path(html), watch=watch, tell=lambda line: click.echo(line, err=True))
+        return
     from shutil import get_terminal_size
 
     from scaleexp.status import status_of
@@ -207,6 +221,8 @@ def list_(what: str, as_json: bool) -> None:
 simulate.add_command(frontier_command)
 cli.add_command(simulate)
 cli.add_command(advise_command)
+cli.add_command(probe_command)
+cli.add_command(submit_command)
 
 
 def main() -> None:

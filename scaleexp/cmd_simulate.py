@@ -12,8 +12,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _measurements(command: F) -> F:
-    where = "CSV with columns workers, nodes, worker_batch, step_time_s; or a study directory; or a JSON file."
-    command = click.option("--measurements", "source", required=True, metavar="FILE|STUDY", help=where)(command)
+    where = "CSV with columns workers, nodes, worker_batch, step_time_s; or what a study or `scaleexp probe` wrote."
+    command = click.option("--measurements", "source", required=True, metavar="FILE|STUDY|PROBE", help=where)(command)
     by = "Column that tells models apart, each fitted by itself; several: A,B."
     return click.option("--group-by", metavar="COL", default="", help=by)(command)
 
@@ -42,7 +42,8 @@ def simulate() -> None:
 def fit_command(source: str, group_by: str, out: str, as_json: bool) -> None:
     """Fit a model of step times to measurements.
 
-    Optional columns: accumulation_steps, grad_bytes, parallelism (ddp or fsdp). A table of throughput will do, with
+    Optional columns: accumulation_steps, sync_time_s (of a step: communication that nothing hid, and waiting),
+    grad_bytes, parallelism (ddp or fsdp). A table of throughput will do, with
     throughput, gpus, and batch_per_gpu, grad_accum, global_batch, nodes where known.
     """
     from scaleexp.simulate.documents import fit_text

@@ -45,10 +45,8 @@ def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: ob
                 f"{file} declares {max(declared):,} rows in {len(content):,} bytes, and its commit "
                 f"{reference['rows']:,}: restore it from a copy."
             )
-        present = set(parquet.metadata.schema.names)
-        # Handing few rows to another thread takes longer than decoding them.
-        threads = len(content) > FEW_BYTES
-        return parquet.read(columns=[column for column in columns if column in present], use_threads=threads)
+        # Handing few rows to another thread takes longer than decoding them; a column that is not there is none.
+        return parquet.read(columns=list(columns), use_threads=len(content) > FEW_BYTES)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         if isinstance(error, CorruptError):
             raise

@@ -40,8 +40,7 @@ def rendered(document: StatusDocument, *, width: int, everything: bool = False) 
     rows = document["rows"]
     shown = sorted({row["batch_size"] for row in rows}) if everything else _shown_batches(rows)
     alive = document["driver"] is not None and document["driver"]["running"]
-    lines = [f"{document['study']}: {document['question']}", _told(document), _counted(document["trials"], alive)]
-    lines += [_told_limit(limit) for limit in document["limits"]]
+    lines = [f"{document['study']}: {document['question']}", *headlines(document)]
     lines.append(_text(_batch_table(rows, shown, alive), width))
     left_out = len({row["batch_size"] for row in rows}) - len(shown)
     if left_out:
@@ -50,6 +49,18 @@ def rendered(document: StatusDocument, *, width: int, everything: bool = False) 
     if everything:
         lines.append(_text(_trial_table(rows, alive), width))
     return "\n".join(line for line in lines if line)
+
+
+def headlines(document: StatusDocument) -> list[str]:
+    """Who runs it, how its trials stand, and how much of its limits is used: a line each."""
+    alive = document["driver"] is not None and document["driver"]["running"]
+    limits = [_told_limit(limit) for limit in document["limits"]]
+    return [_told(document), _counted(document["trials"], alive), *limits]
+
+
+def causes(document: StatusDocument) -> list[str]:
+    """The most frequent causes of failure, a line each."""
+    return list(_failures(document["rows"], most=MOST_CAUSES))
 
 
 def _shown_batches(rows: Sequence[TrialRow]) -> list[int]:

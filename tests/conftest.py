@@ -11,6 +11,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+collect_ignore_glob = ["scripts/*.py"]  # scripts of users, which are started and never imported
+
 MEASUREMENTS = Path(__file__).parents[2] / "shared" / "data"
 
 

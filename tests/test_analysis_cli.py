@@ -32,7 +32,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
     return document
 
 
-COMMANDS = ("fit", "plot", "report", "scaling", "compare", "export")
+COMMANDS = ("fit", "plot", "report", "scaling", "compare", "export", "page")
 
 
 def open_objects(schema: object, at: str = "") -> list[str]:
@@ -243,6 +243,15 @@ def test_a_whole_fit_needs_neither_ray_nor_torch_nor_matplotlib(study: Path) -> 
     code = (
         f"import sys\nfrom analysis.cli import main\nassert main(['fit', {str(study)!r}]) == 0\n"
         "assert not {'ray', 'torch', 'matplotlib', 'obstore'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_fit_does_not_wait_for_pandas_which_pyarrow_imports_where_it_is_installed(tmp_path: Path) -> None:
+    plain = write_study(tmp_path / "s", second_realisation=False)
+    code = (
+        f"import sys\nfrom analysis.cli import main\nassert main(['fit', {str(plain)!r}]) == 0\n"
+        "assert 'pandas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

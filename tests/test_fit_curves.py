@@ -59,6 +59,35 @@ def test_curves_give_the_fit_of_their_study(capsys, root, long_table, tmp_path):
     assert of_table["provenance"]["files"][0]["kind"] == "table"
 
 
+@pytest.mark.parametrize(
+    ("source", "arguments"),
+    [("root", []), ("root", ["--group-by", "dtype"]), ("long_table", ["--unit", "example"])],
+)
+def test_a_target_that_is_given_twice_does_not_count_its_runs_twice(capsys, request, source, arguments):
+    arguments = [request.getfixturevalue(source), *arguments]
+    once = fits(capsys, *arguments, "--target", TARGET)
+    assert fits(capsys, *arguments, "--target", TARGET, "--target", f"{TARGET:.3f}") == once
+
+
+def test_why_no_run_reached_is_told_with_what_was_left_out_of_them(capsys, tmp_path):
+    head = "run,steps,batch_size,value,lr,seed,unit\n"
+    rows = [(f"{B}", s, B, 3.0 - 0.01 * s) for B in (8, 16, 32) for s in range(0, 100, 5)]
+    for name, write, says in (
+        ("back.csv", lambda s, v: (-s, v), "57 evaluations in 3 of 3 runs (first: 8) do not say how far the run had"),
+        ("lost.csv", lambda s, v: (s, "nan" if s else v), "0 of 3 runs reached the target (3 diverged), which gives 0"),
+    ):
+        lines = [f"{run},{write(s, v)[0]},{B},{write(s, v)[1]},0.1,0,example\n" for run, s, B, v in rows]
+        (tmp_path / name).write_text(head + "".join(lines))
+        assert main(["fit", str(tmp_path / name), "--target", "2.5"]) == 6
+        assert says in capsys.readouterr().err
+
+
+def test_event_files_without_a_scalar_are_said_to_hold_none(capsys, tmp_path):
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"")
+    said = refusal(capsys, tmp_path, "--target", 1, "--unit", "example", "--batch-size", 8)
+    assert "hold no scalar: give those of a run that logged one" in said
+
+
 def test_losses_at_equal_samples_are_those_of_the_study(capsys, root, long_table):
     (of_study,) = fits(capsys, root, *EQUAL)
     (of_table,) = fits(capsys, long_table, "--unit", "example", *EQUAL)

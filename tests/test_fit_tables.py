@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +300,8 @@ def test_an_unbounded_end_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("batch_size,steps\n1,2\n2,-3\n", [], "row 2 has -3"),
         ("batch_size,steps\n1,2\n2,0\n", [], "row 2 has 0"),
         ("batch_size,steps\n1,2\n2,\n", [], "row 2 has nothing"),
-        ("batch_size,steps\n1,2\n2,nan\n", [], "row 2 has nothing"),
+        ("batch_size,steps\n1,2\n2,1_000\n", [], "row 2 has '1_000': write it without thousands separators"),
+        ("batch_size,steps\n1,2\n2,nan\n", [], "row 2 has nan"),
         ("batch_size,steps\n1,2\n2,inf\n", [], "row 2 has inf"),
         ("batch_size,steps\n1,2\n2.5,3\n", [], "'batch_size' of {file} must hold a whole number above 0"),
         ("batch_size,steps\n1,2\n0,3\n", [], "row 2 has 0"),
@@ -327,6 +329,7 @@ def test_an_unbounded_end_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("batch_size,steps\n1,2\n", ["--steps-column", "steps", "--cost-column", "x"], "give one of --steps-column"),
         ("batch_size,steps\n1,2\n", ["--target", "0.5"], "--target and --metric cannot choose one"),
         ("batch_size,samples,unit\n1,2,epochs\n", [], "counts samples in epochs: name that column with --cost-column"),
+        ("batch_size,steps\n1,2\n1e200,1e200\n", [], "row 2 of {file} has 1e+200 steps of 1e+200"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_one_sentence_and_exit_2(
@@ -359,6 +362,34 @@ def test_what_no_side_bounds_is_not_printed_as_infinity_or_more(
     assert "All they say" not in said
 
 
+def test_numbers_of_any_type_of_a_parquet_table_are_numbers_and_a_name_twice_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches, steps = [8, 16, 32], [30.0, 20.0, 15.0]
+    plain, other, twice = (tmp_path / f"{name}.parquet" for name in ("plain", "other", "twice"))
+    pq.write_table(pa.table({"batch_size": batches, "steps": steps}), plain)
+    written = pa.array([Decimal(f"{n:.2f}") for n in steps]), pa.array(map(str, batches)).dictionary_encode()
+    pq.write_table(pa.table({"steps": written[0], "batch_size": written[1]}), other)
+    assert read_points(other, Columns())[0].runs == read_points(plain, Columns())[0].runs
+    pq.write_table(pa.Table.from_arrays([pa.array(batches)] * 2, ["steps", "steps"]), twice)
+    assert "more than one column named 'steps'" in refused(capsys, twice)
+
+
+def test_groups_of_a_csv_are_the_numbers_or_the_names_that_they_are_in_parquet(tmp_path: Path) -> None:
+    lines = "".join(
+        f"8,{seed},30,{seed % 2 + 10},{0.5 if seed % 2 else 1},{'12e4' if seed % 2 else 'b'}\n"
+        for seed in (2**60 + 1, 4)
+    )
+    text = table(tmp_path / "t.csv", "batch_size,seed,steps,n,share,name\n" + lines)
+    first, second = read_points(text, Columns(group_by=("n", "share", "name")))
+    assert (first.group, second.group) == (
+        {"n": 11, "share": 0.5, "name": "12e4"},
+        {"n": 10, "share": 1.0, "name": "b"},
+    )
+    assert [type(value) for value in first.group.values()] == [int, float, str]
+    assert first.runs[0].seed == 2**60 + 1
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_table_that_is_not_in_utf_8_is_refused_with_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
@@ -373,7 +404,7 @@ def test_a_source_that_is_neither_study_nor_table_is_one_sentence(
 ) -> None:
     assert "is neither a study nor a table" in refused(capsys, table(tmp_path / "notes.txt", "hello"))
     assert "cannot be read: there is no such file" in refused(capsys, tmp_path / "none.csv")
-    assert "cannot be read as PARQUET" in refused(capsys, table(tmp_path / "t.parquet", "no parquet"))
+    assert "cannot be read as Parquet" in refused(capsys, table(tmp_path / "t.parquet", "no parquet"))
     assert "no such directory" in refused(capsys, tmp_path / "none", code=5)
     assert "copy it here first" in refused(capsys, "s3://bucket/points.csv")
 
@@ -383,6 +414,7 @@ def test_a_source_that_is_neither_study_nor_table_is_one_sentence(
     [
         (["--overhead", "-0.2"], "--overhead must be a share above 0"),
         (["--overhead", "nan"], "--overhead must be a share above 0"),
+        (["--half-life", "9"], "--half-life smooths curves of branches: it needs --definition branched"),
         (["--confidence", "95"], "--confidence must lie between 0 and 1, got 95; 0.95 is usual"),
     ],
 )
@@ -390,6 +422,16 @@ def test_options_that_cannot_be_meant_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     assert says in refused(capsys, hyperbola(tmp_path / "t.csv"), *arguments)
+
+
+@pytest.mark.parametrize(("confidence", "says"), [("0.995", "99.5 % interval"), ("0.999", "99.9 % interval")])
+def test_the_confidence_of_an_interval_is_never_rounded_to_certainty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], confidence: str, says: str
+) -> None:
+    assert main(["fit", str(hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05)), "--confidence", confidence]) == 0
+    out = capsys.readouterr().out
+    assert says in out
+    assert "100 % interval" not in out
 
 
 def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path: Path) -> None:
@@ -409,6 +451,14 @@ def test_several_tables_are_pooled_by_group_and_their_seeds_kept_apart(tmp_path:
     assert read_points(epochs, Columns(cost="cost"))[0].cost_unit == "epochs"
 
 
+def test_a_copy_of_a_table_beside_it_is_refused_because_its_runs_would_count_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = table(tmp_path / "a.csv", "m,batch_size,steps\nx,8,30\nx,16,20\nx,32,15\n")
+    copied = table(tmp_path / "b.csv", first.read_text())
+    assert "holds the same bytes as" in refused(capsys, first, copied, "--group-by", "m")
+
+
 def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Path) -> None:
     fits = analysis.fit(hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05))
     assert "<th>B_crit</th>" in fits._repr_html_()
@@ -421,6 +471,16 @@ def test_a_fit_of_a_table_shows_itself_in_a_notebook_and_is_frozen(tmp_path: Pat
     assert analysis.fit(sweep).to_dict() == fits.fits[0].to_dict()
 
 
+@pytest.mark.parametrize("loss", ["linear", "huber", "weighted"])
+def test_that_the_free_exponent_is_plain_least_squares_under_every_loss_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: str
+) -> None:
+    file = hyperbola(tmp_path / "t.csv", seeds=3, noise=0.05)
+    (plain,), (fit,) = fitted(capsys, file), fitted(capsys, file, "--loss", loss)
+    assert fit["shape_exponent"] == plain["shape_exponent"]
+    assert any("the free exponent is by plain least squares" in said for said in fit["warnings"]) == (loss != "linear")
+
+
 def test_a_smallest_batch_that_no_run_reached_from_is_no_reference_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,6 +489,8 @@ def test_a_smallest_batch_that_no_run_reached_from_is_no_reference_and_that_is_s
     file = table(tmp_path / "t.csv", "batch_size,samples,reached,n\n" + lines)
     (fit,) = fitted(capsys, file)
     assert fit["overhead"] is None
+    assert main(["fit", str(file), "--multiverse"]) == 0
+    assert "overhead is" not in capsys.readouterr().out
     assert any("from the smallest measured batch, 4, which has no steps to target" in line for line in fit["left_out"])
     (named,) = fitted(capsys, file, "--reference-batch", "16")
     assert named["overhead"]["reference_batch"] == 16

@@ -14,7 +14,7 @@ CONTRACT = {
         ".growth",  # which fields of a study are frozen
     )
 }
-COMMANDS = {"scaleexp.cli", "scaleexp.cmd_advise"}
+COMMANDS = {"scaleexp.cli", "scaleexp.cmd_advise", "scaleexp.cmd_live"}
 LAYERS = [line for line in Path(__file__).with_name("layers.txt").read_text().splitlines() if line and line[0] != "#"]
 
 

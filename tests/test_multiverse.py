@@ -103,6 +103,18 @@ def test_a_target_that_too_few_batches_reached_is_left_out_by_name() -> None:
     assert {row.target for row in found.rows} == {1.0}
 
 
+def test_overhead_over_a_batch_that_no_run_reached_from_has_no_row_unless_it_is_named() -> None:
+    lost = [replace(r, reached=r.batch_size > 16) for r in sweep()]
+    found = multiverse({0.1: lost, 1.0: sweep()})
+    assert {row.target for row in found.rows if row.definition == "overhead"} == {1.0}
+    assert {row.target for row in found.rows if row.definition == "b_crit"} == {0.1, 1.0}
+    ((target, crossing, reason),) = found.left_out
+    assert (target, crossing) == (0.1, "interpolated")
+    assert reason == "no row of the overhead definition: its reference, the smallest measured batch, 16, has no point."
+    named = multiverse({0.1: lost, 1.0: sweep()}, reference_batch=16)
+    assert {row.target for row in named.rows if row.definition == "overhead"} == {0.1, 1.0}
+
+
 def test_linear_and_flat_curves_are_counted_and_not_averaged() -> None:
     linear = [replace(r, samples=1e6, bracket=(1e6, 1e6)) for r in sweep()]
     found = multiverse({None: linear})

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from scaleexp import execute, lease
+from scaleexp import asked, lease
 from scaleexp.cli import cli
 from scaleexp.config import load_study
 from scaleexp.engines.packed import PackedEngine
@@ -57,7 +57,7 @@ class Clock:
         kinds = SimpleNamespace(
             monotonic=lambda: self.now, time=lambda: self.now, perf_counter=time.perf_counter, sleep=time.sleep
         )
-        for module in (lease, runner, execute):
+        for module in (lease, runner, asked):
             patch.setattr(module, "time", kinds)
         real = PackedEngine.step
 
@@ -73,7 +73,7 @@ def without_ray(monkeypatch):
     """Every study is run by this process, on a cluster of two CPU cores."""
 
     @contextmanager
-    def here(trials):
+    def here(trials, cpus_per_worker):
         yield Resources(cpus=WORKERS, gpus=0)
 
     def phases(assignment, trials, resources):

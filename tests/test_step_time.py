@@ -11,6 +11,7 @@ from scaleexp.simulate.fitting import fit_groups, folds, weighed
 from scaleexp.simulate.forms import FORMS, Form, Rows, gradient, parts
 from scaleexp.simulate.measurements import measurements
 from scaleexp.simulate.step_time import StepTimeModel
+from scaleexp.simulate.tables import checked_row, grouped
 
 TRUTH = StepTimeModel.by_hand(
     compute_fixed_s=0.05, compute_per_sample_s=0.01, transfer_s=0.1, latency_s=0.002, overlap=0.6, sharpness=6.0
@@ -201,3 +202,27 @@ def test_an_unknown_group_is_named():
         model.predict(1, 1, 8)
     with pytest.raises(ConfigError, match="'vgg'"):
         model.predict(1, 1, 8, group="vgg")
+
+
+def test_timed_communication_tells_it_from_computation_where_step_times_alone_cannot():
+    """On two workers alone, 20 ms that every step takes could be either; that 20 ms were communication is measured."""
+    batch = np.array([4.0, 8.0, 16.0, 32.0] * 3)
+    step = 0.02 + 0.001 * batch
+    rows = [
+        {"workers": 2, "nodes": 1, "worker_batch": b, "step_time_s": t, "sync_time_s": 0.02}
+        for b, t in zip(batch.tolist(), step.tolist(), strict=True)
+    ]
+    found = {}
+    for told in (True, False):
+        cells = [{k: repr(v) for k, v in row.items() if told or k != "sync_time_s"} for row in rows]
+        held = grouped([checked_row(c, "a row") for c in cells], ())
+        spent = StepTimeModel(groups=fit_groups(held)).predict(2, 1, 16).parts
+        found[told] = float(spent["communication"] + spent["straggler"])
+    assert found[True] == pytest.approx(0.02, rel=0.3)
+    assert abs(found[False] - 0.02) > 2 * abs(found[True] - 0.02)
+
+
+def test_more_communication_than_the_step_is_refused():
+    cells = {"workers": "2", "nodes": "1", "worker_batch": "8", "step_time_s": "0.1", "sync_time_s": "0.2"}
+    with pytest.raises(ConfigError, match="the part of the step in which nothing was"):
+        checked_row(cells, "a row")

@@ -115,6 +115,7 @@ def load_sweeps(
         StorageError: a study that cannot be read.
     """
     kinds = kinds or kinds_of(sources, columns)
+    targets = tuple(dict.fromkeys(targets))  # against one target given twice every run would be pooled with itself
     if with_branches:
         return _branches(sources, kinds, columns, targets, metric)
     found: list[tuple[Sweep, ...]] = []
@@ -133,8 +134,21 @@ def load_sweeps(
     if not all(found):
         raise NotEnoughDataError("no run of a source has an evaluation of the metric yet, so there is nothing to fit.")
     if columns.group_by or len(found) == 1:
+        _refuse_copies(found)
         return pooled(chain.from_iterable(found))
     return _by_source(found)
+
+
+def _refuse_copies(found: Sequence[tuple[Sweep, ...]]) -> None:
+    """A table and a copy of it are not twice as many seeds."""
+    seen: dict[object, object] = {}
+    for sweeps in found:
+        told = sweeps[0].provenance
+        other = seen.setdefault(told.get("sha256", told.get("path")), told.get("path"))
+        if other != told.get("path"):
+            raise ConfigError(
+                f"{told.get('path')} holds the same bytes as {other}, and its runs would count twice: give one of them."
+            )
 
 
 def _by_source(found: Sequence[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:

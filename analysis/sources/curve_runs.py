@@ -101,9 +101,10 @@ def split(curves: Curves, columns: Sequence[str]) -> tuple[tuple[dict[str, str |
     for curve in curves.runs:
         lacking = [name for name in columns if name not in curve.group]
         if lacking:
+            there = f"name one of {', '.join(curve.group)}, or " if curve.group else ""
             raise ConfigError(
-                f"run {curve.run} has no {lacking[0]!r} to group by: name one of {', '.join(curve.group) or 'none'}, "
-                "or give it by --run-pattern."
+                f"run {curve.run} has no {lacking[0]!r} to group by: {there}give it in a column of that name or by "
+                "--run-pattern."
             )
         groups.setdefault(tuple(curve.group[name] for name in columns), []).append(curve)
     return tuple(

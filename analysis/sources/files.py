@@ -67,6 +67,9 @@ def read_files(paths: Sequence[Path], named: Named) -> Files:
         "huggingface": lambda: huggingface.read(sources, named),
         "tensorboard": lambda: tensorboard.read(sources, named),
     }[kinds[0]]()
+    if kinds[0] == "tensorboard" and not any(run.series for run in reading.runs):
+        some = ", ".join(str(source.path) for source in sources[:3])
+        raise ConfigError(f"the TensorBoard event files ({some}) hold no scalar: give those of a run that logged one.")
     used = [(source, kind) for source, kind in zip(sources, kinds, strict=True) if source.path in reading.rows]
     return Files(runs=reading.runs, sources=used, rows=reading.rows, problems=[*problems, *reading.problems])
 

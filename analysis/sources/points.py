@@ -114,7 +114,7 @@ def _rows(file: FileTable, columns: Columns, kind: str, cost_column: str) -> Ite
     batches = file.whole_numbers(columns.batch, "name the batch size with --batch-column")
     costs = file.numbers(cost_column, f"name another with --{kind}-column")
     if kind == "steps":
-        costs = [cost * batch for cost, batch in zip(costs, batches, strict=True)]
+        costs = list(_samples(file, batches, costs))
     elif kind == SAMPLES and columns.samples is None and "steps" in file.columns:
         _check_steps(file, batches, costs)
     here, count = file.columns, file.table.num_rows
@@ -135,6 +135,15 @@ def _rows(file: FileTable, columns: Columns, kind: str, cost_column: str) -> Ite
             target=targets[i],
             metric=None if metrics[i] is None else str(metrics[i]),
         )
+
+
+def _samples(file: FileTable, batches: Sequence[int], steps: Sequence[float]) -> Iterator[float]:
+    for row, (batch, taken) in enumerate(zip(batches, steps, strict=True), start=1):
+        if math.isinf(taken * batch):
+            raise ConfigError(
+                f"row {row} of {file.path} has {taken:g} steps of {batch:g}: more samples than a number holds."
+            )
+        yield taken * batch
 
 
 def _check_steps(file: FileTable, batches: Sequence[int], samples: Sequence[float]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
+from analysis.sources.csv_text import read_csv
 from analysis.wording import has_thousands, nearest
 from scaleexp.errors import ConfigError
 
@@ -77,8 +79,13 @@ class FileTable:
         return self._each(column, _flag, "true or false", "")
 
     def labels(self, column: str, remedy: str = "") -> list[str | int | float]:
-        """A column of names or numbers without a gap."""
-        return self._each(column, _label, "a value", remedy)
+        """A column of names or numbers without a gap; numbers where every cell is one."""
+        cells = self.cells(column, remedy)
+        found = _labels(cells)
+        for row, (label, cell) in enumerate(zip(found, cells, strict=True), start=1):
+            if label is None:
+                raise self._unread(column, row, cell, "a value")
+        return [label for label in found if label is not None]
 
     def _each(self, column: str, read: Callable[[object], Cell | None], what: str, remedy: str) -> list[Cell]:
         cells = self.cells(column, remedy)
@@ -87,13 +94,15 @@ class FileTable:
     def _read(self, column: str, row: int, cell: object, read: Callable[[object], Cell | None], what: str) -> Cell:
         value = read(cell)
         if value is None:
-            got = "nothing" if cell is None or cell == "" else repr(cell)
-            then = "write it without thousands separators" if has_thousands(cell) else ""
-            raise ConfigError(
-                f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}"
-                f"{f': {then}' if then else ''}."
-            )
+            raise self._unread(column, row, cell, what)
         return value
+
+    def _unread(self, column: str, row: int, cell: object, what: str) -> ConfigError:
+        got = "nothing" if cell is None or cell == "" else str(cell) if _parsed(cell) is not None else repr(cell)
+        then = ": write it without thousands separators" if has_thousands(cell) else ""
+        return ConfigError(
+            f"column {column!r} of {self.path} must hold {what} in every row; row {row} has {got}{then}."
+        )
 
 
 def read_table(path: str | Path) -> FileTable:
@@ -111,7 +120,8 @@ def read_table(path: str | Path) -> FileTable:
     except FileNotFoundError:
         raise ConfigError(f"{path} cannot be read: there is no such file.") from None
     except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path} cannot be read as {file.suffix[1:].upper()}: {_first_line(error)}.") from None
+        kind = "CSV" if file.suffix.lower() == ".csv" else "Parquet"
+        raise ConfigError(f"{path} cannot be read as {kind}: {_first_line(error)}.") from None
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         raise ConfigError(f"{path} has more than one column named {', '.join(map(repr, twice))}: rename all but one.")
@@ -121,44 +131,27 @@ def read_table(path: str | Path) -> FileTable:
 
 
 def _csv(content: bytes) -> pa.Table:
-    from pyarrow import csv
-
-    if not content.strip():
-        raise pa.ArrowInvalid("the file is empty")
-    # A spreadsheet may begin its file with a byte-order mark, which is no part of the first name.
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    try:
-        header = content.decode().splitlines()[0]
-    except UnicodeDecodeError:
-        raise pa.ArrowInvalid("it is not in UTF-8; save it as CSV in UTF-8") from None
-    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-        if separator in header and "," not in header:
-            raise pa.ArrowInvalid(
-                f"its columns are separated by {name}; save it with commas between columns and points in decimals"
-            )
-    ragged: list[Any] = []
-
-    def skip(row: Any) -> str:  # noqa: ANN401 - pyarrow's InvalidRow
-        ragged.append(row)
-        return "skip"
-
-    # Rows are numbered by one thread only.
-    table = csv.read_csv(
-        BytesIO(content), csv.ReadOptions(use_threads=False), csv.ParseOptions(invalid_row_handler=skip)
-    )
+    table, ragged = read_csv(content)
     if ragged:
         first = ragged[0]
         raise pa.ArrowInvalid(
             f"row {first.number - 1} has {first.actual_columns} cells where the header has {first.expected_columns} "
             "(a number with a comma in it is two cells)"
         )
-    return table.rename_columns([name.strip() for name in table.column_names])
+    return table
 
 
 def _parquet(content: bytes) -> pa.Table:
     from pyarrow import parquet
 
-    return parquet.read_table(BytesIO(content))
+    file = parquet.ParquetFile(BytesIO(content))
+    schema = file.schema_arrow
+    if len(set(schema.names)) < len(schema):
+        return schema.empty_table()  # refused for its names
+    for i, field in enumerate(schema):
+        if pa.types.is_decimal(field.type):
+            schema = schema.set(i, field.with_type(pa.float64()))
+    return file.read().cast(schema)
 
 
 def _first_line(error: Exception) -> str:
@@ -166,14 +159,20 @@ def _first_line(error: Exception) -> str:
     return said.strip().splitlines()[0].rstrip(".") if said.strip() else type(error).__name__
 
 
-def _positive(cell: object) -> float | None:
-    if isinstance(cell, bool) or cell is None:
+def _parsed(cell: object) -> float | None:
+    """A number, or the text of one; nan and infinities are such."""
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
         return None
     try:
-        value = float(cell)  # type: ignore[arg-type]  # whatever float() does not take is refused
-    except (TypeError, ValueError):
+        # Python reads 1_000 as a thousand, and nothing else that writes tables does.
+        return None if isinstance(cell, str) and "_" in cell else float(cell)
+    except (ValueError, OverflowError):
         return None
-    return value if math.isfinite(value) and value > 0.0 else None
+
+
+def _positive(cell: object) -> float | None:
+    value = _parsed(cell)
+    return value if value is not None and math.isfinite(value) and value > 0.0 else None
 
 
 def _is_gap(cell: object) -> bool:
@@ -183,29 +182,35 @@ def _is_gap(cell: object) -> bool:
 
 
 def _whole(cell: object, least: int) -> int | None:
-    # One word in a column makes text of all its numbers; the row to name is that of the word.
-    number = _parsed(cell) if isinstance(cell, str) else cell
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    value = _parsed(cell)
+    if value is None or not math.isfinite(value) or value != int(value) or value < least:
         return None
-    return int(number) if number == int(number) and number >= least else None
-
-
-def _parsed(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    # Beyond 2^53 a float holds another number than the one written.
+    return int(str(cell)) if re.fullmatch(r"\s*\+?\d+\s*", str(cell)) else int(value)
 
 
 def _flag(cell: object) -> bool | None:
     if isinstance(cell, bool):
         return cell
-    if isinstance(cell, str):
-        return {"true": True, "false": False}.get(cell.strip().lower())
-    return bool(cell) if isinstance(cell, int | float) and cell in (0, 1) else None
+    if isinstance(cell, str) and cell.strip().lower() in ("true", "false"):
+        return cell.strip().lower() == "true"
+    value = _parsed(cell)
+    return None if value not in (0.0, 1.0) else value == 1.0
+
+
+def _labels(cells: Sequence[object]) -> list[str | int | float | None]:
+    """Names, stripped; numbers where all of them are, whole ones where all are; None for a gap."""
+    plain = [cell.strip() if isinstance(cell, str) else cell for cell in cells]
+    known = [cell for cell in plain if cell is not None and cell != ""]
+    if all(_whole(cell, least=0) is not None and "." not in str(cell) for cell in known):
+        return [None if cell is None or cell == "" else _whole(cell, least=0) for cell in plain]
+    if all(_parsed(cell) is not None for cell in known):
+        numbers = [_parsed(cell) for cell in plain]
+        return [None if number is None or math.isnan(number) else number for number in numbers]
+    return [_label(cell) for cell in plain]
 
 
 def _label(cell: object) -> str | int | float | None:
-    if isinstance(cell, str | int | float) and cell != "":
-        return None if isinstance(cell, float) and math.isnan(cell) else cell
-    return None if cell is None or cell == "" else str(cell)
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    return cell if isinstance(cell, str | int | float) else str(cell)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from analysis.sources.csv_text import read_csv
 from analysis.sources.logged import FloatArray, Source
 from analysis.wording import has_thousands, nearest
 from scaleexp.errors import ConfigError, StorageError
@@ -24,8 +24,7 @@ PARQUET_MAGIC = b"PAR1"
 def read_table(source: Source) -> tuple[pa.Table, list[str]]:
     """The rows of a file, and what was left out of it.
 
-    The columns of a CSV stay text until they are asked for as numbers: guessing a type from the first rows fails at the
-    first row that differs, and turns a run called `12e4` into a number.
+    The columns of a CSV stay text until they are asked for as numbers.
 
     Raises:
         ConfigError: no such table.
@@ -127,25 +126,13 @@ def _csv(source: Source) -> tuple[pa.Table, list[str]]:
                 f"{source.path} does not end with a line break, so that its last row may be cut and is left out; "
                 "end the file with one if it is whole."
             )
-    ragged: list[Any] = []
-
-    def skip(row: Any) -> str:  # noqa: ANN401 - pyarrow's InvalidRow
-        ragged.append(row)
-        return "skip"
-
     try:
-        names = pacsv.read_csv(io.BytesIO(content.partition(b"\n")[0] + b"\n")).column_names
+        table, ragged = read_csv(content)
+        names = table.column_names
         if len(set(names)) < len(names) or len(names) < 2:
             raise pa.ArrowInvalid("two columns of one name" if len(names) > 1 else "it has one column")
-        table = pacsv.read_csv(
-            io.BytesIO(content),
-            parse_options=pacsv.ParseOptions(invalid_row_handler=skip),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-            ),
-        )
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())[:80]
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())[:120]
         raise ConfigError(
             f"{source.path} is not a table of training curves ({said}): give a CSV with a header, a Parquet file, "
             "trainer_state.json, TensorBoard event files or a W&B history."

@@ -13,6 +13,7 @@ from scaleexp.errors import ConfigError
 TESTED = "2.60"
 UNDOCUMENTED = (
     "ray._private.state:jobs",
+    "ray._private.worker:global_worker",
     "ray._raylet:PlacementGroupID",
     "ray.air.execution._internal.actor_manager:RayActorManager",
     "ray.air.execution._internal.actor_manager:RayActorManager._actor_task_failed",

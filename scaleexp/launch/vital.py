@@ -25,10 +25,11 @@ _EVERY_S, _TIMEOUT_S = 1.0, 5.0
 def doors() -> dict[str, str]:
     """What a driver needs of its cluster -> the address where it answers: host:port, or the path of a socket."""
     import ray
+    from ray._private.worker import global_worker
 
     if not ray.is_initialized():
         return {}
-    node = ray._private.worker.global_worker.node
+    node = global_worker.node
     found = {"its head": ray.get_runtime_context().gcs_address, "this node": getattr(node, "raylet_socket_name", "")}
     return {what: address for what, address in found.items() if address and answers(address)}
 

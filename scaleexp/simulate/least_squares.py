@@ -27,6 +27,8 @@ _COMMUNICATION = 0.1
 """Prior standard deviation of each term of the communication at a typical size, as a share of the step."""
 _PRIOR = 0.05
 """Residual of a parameter that is one prior standard deviation off."""
+_SYNC = 0.3
+"""Residual of a step whose communication and waiting are off by all of it: loops differ in what they call so."""
 _SHARED = 10.0
 """Residual of a share of communication that is off by 1 from what all groups have in common."""
 
@@ -49,7 +51,12 @@ class FittedForm:
 
 
 def fit_form(
-    form: Form, rows: Rows, step_time_s: FloatArray, shares: Mapping[str, FloatArray] | None = None
+    form: Form,
+    rows: Rows,
+    step_time_s: FloatArray,
+    shares: Mapping[str, FloatArray] | None = None,
+    *,
+    sync_time_s: FloatArray | None = None,
 ) -> FittedForm:
     """Least squares of log step times over the form's parameters.
 
@@ -58,24 +65,38 @@ def fit_form(
         rows: configurations, one dimension.
         step_time_s: what was measured there.
         shares: regime -> what share of its communication each term has in all groups together (see `shares_of`).
+        sync_time_s: what of each step was communication and waiting; nan where that was not measured.
     """
     design, slowest = form.design(rows), expected_maximum(rows.workers)
     scale = _scale(form, rows, step_time_s, design)
     target = np.log(step_time_s)
     centre, width = _prior(form, rows, step_time_s)
+    timed = (rows.workers > 1) & np.isfinite(np.full(len(target), np.nan) if sync_time_s is None else sync_time_s)
+    sync = np.zeros(0) if sync_time_s is None else sync_time_s[timed] / step_time_s[timed]
+    computed = np.column_stack([rows.accumulation_steps, rows.worker_batch])[timed] / step_time_s[timed, None]
     common = [(_members(form, regime), share) for regime, share in (shares or {}).items()]
 
     def residuals(u: FloatArray) -> FloatArray:
         theta = u * scale
         found = gradient(theta, rows, design, slowest)[0]
         return np.concatenate(
-            [np.log(found) - target, _PRIOR * (theta - centre) / width, *_off_common(theta, form, common)]
+            [
+                np.log(found) - target,
+                _SYNC * (found[timed] / step_time_s[timed] - computed @ theta[:2] - sync),
+                _PRIOR * (theta - centre) / width,
+                *_off_common(theta, form, common),
+            ]
         )
 
     def jacobian(u: FloatArray) -> FloatArray:
         theta = u * scale
         found, by = gradient(theta, rows, design, slowest)
-        return np.vstack([by / found[:, None], np.diag(_PRIOR / width), *_by_common(theta, form, common)]) * scale
+        synced = by[timed] / step_time_s[timed, None]
+        synced[:, :2] -= computed
+        return (
+            np.vstack([by / found[:, None], _SYNC * synced, np.diag(_PRIOR / width), *_by_common(theta, form, common)])
+            * scale
+        )
 
     low = np.concatenate([LOWEST, np.zeros(len(design))])
     high = np.concatenate([HIGHEST, np.full(len(design), np.inf)])

@@ -20,12 +20,15 @@ class Measurements:
     Attributes:
         rows: configurations, one dimension.
         step_time_s: of one optimizer step each.
+        sync_time_s: of it communication that no computation hid, and waiting for slower workers; nan where it was not
+            measured.
         grad_bytes: bytes of gradients of a volume of 1; None where it is not known.
         parallelism: of it.
     """
 
     rows: Rows
     step_time_s: FloatArray
+    sync_time_s: FloatArray | None = None
     grad_bytes: float | None = None
     parallelism: Parallelism = "ddp"
 
@@ -33,6 +36,7 @@ class Measurements:
         return Measurements(
             rows=self.rows[kept],
             step_time_s=self.step_time_s[kept],
+            sync_time_s=None if self.sync_time_s is None else self.sync_time_s[kept],
             grad_bytes=self.grad_bytes,
             parallelism=self.parallelism,
         )

@@ -1,4 +1,4 @@
-"""Where step times come from: a CSV, a study directory, or a JSON file with a list of measurements."""
+"""Where step times come from: a CSV, a study or probe directory, or a JSON file with a list of measurements."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from scaleexp.errors import ConfigError, NotEnoughDataError
 from scaleexp.simulate.study_rows import study_rows
 from scaleexp.simulate.tables import Row, checked_row, read_table
 
+PROBE_FILE = "probe.json"
+"""Of a directory that `scaleexp probe` wrote."""
+
 
 def read_source(source: str) -> list[Row]:
     """Rows of measured step times.
 
     Args:
-        source: a CSV; a study directory or its address; a JSON file, {"measurements": [{"workers": ...}, ...]}, with
-            the columns of the CSV.
+        source: a CSV; a study directory or its address; what `scaleexp probe` wrote; a JSON file,
+            {"measurements": [{"workers": ...}, ...]}, with the columns of the CSV.
 
     Raises:
         ConfigError: it cannot be read, or holds numbers that cannot be.
         NotEnoughDataError: it holds no measurement.
         StorageError: a directory that is no study.
     """
+    if Path(source, PROBE_FILE).is_file():
+        return _json_rows(str(Path(source, PROBE_FILE)))
     if "://" in source or Path(source).is_dir():
         return study_rows(source)
     return _json_rows(source) if source.endswith(".json") else read_table(source)

@@ -1,8 +1,8 @@
 """Measured step times from a table: a CSV with a header, whole or as a throughput table.
 
-`workers, nodes, worker_batch, step_time_s` must be there, `accumulation_steps, grad_bytes, parallelism` may be; other
-columns may name groups. A table of throughput has `throughput`, `gpus` (or `workers`), and where known `batch_per_gpu`,
-`grad_accum`, `global_batch`, `nodes`: step time = global batch / throughput.
+`workers, nodes, worker_batch, step_time_s` must be there, `accumulation_steps, sync_time_s, grad_bytes, parallelism`
+may be; other columns may name groups. A table of throughput has `throughput`, `gpus` (or `workers`), and where known
+`batch_per_gpu`, `grad_accum`, `global_batch`, `nodes`: step time = global batch / throughput.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def _measured(rows: Sequence[Row]) -> Measurements:
             volume=ratio * (sizes / reference if reference else 1.0),
         ),
         step_time_s=columns["step_time_s"],
+        sync_time_s=np.array([row.numbers.get("sync_time_s", np.nan) for row in rows]),
         grad_bytes=reference,
         parallelism="fsdp" if kinds.count("fsdp") * 2 > len(kinds) else "ddp",
     )
@@ -137,7 +138,13 @@ def checked_row(cells: Mapping[str, str], where: str, step_times: bool = True) -
             f"{where} has {numbers['nodes']:g} nodes for {numbers['workers']:g} workers: every node has one or more"
         )
     if cells.get("sync_time_s"):
-        _number(cells["sync_time_s"], "sync_time_s", where, least=0.0)
+        numbers["sync_time_s"] = _number(cells["sync_time_s"], "sync_time_s", where, least=0.0)
+        if step_times and numbers["sync_time_s"] >= numbers["step_time_s"]:
+            sync, step = numbers["sync_time_s"], numbers["step_time_s"]
+            raise ConfigError(
+                f"{where} has a sync_time_s of {sync:g} in a step_time_s of {step:g}: it is the part of the step in "
+                "which nothing was computed"
+            )
     return Row(where=where, numbers=numbers, cells=cells)
 
 

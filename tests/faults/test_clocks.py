@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scaleexp import execute, lease
+from scaleexp import asked, lease
 from scaleexp.config import load_study
 from scaleexp.errors import InterruptedStudyError
 from scaleexp.launch.runner import prepare, run_study
@@ -22,7 +22,7 @@ HOUR_S = 3600.0
 @pytest.fixture
 def an_hour_ahead(monkeypatch):
     clock = SimpleNamespace(time=lambda: time.time() + HOUR_S, monotonic=time.monotonic)
-    monkeypatch.setattr(execute, "time", clock)
+    monkeypatch.setattr(asked, "time", clock)
 
 
 def assignment(root, fence, held_s):

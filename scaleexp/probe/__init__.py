@@ -1,0 +1,1 @@
+"""`scaleexp probe`: what a step of a study costs on this hardware, in seconds and bytes, measured."""
