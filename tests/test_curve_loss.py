@@ -89,7 +89,7 @@ def test_without_a_spread_to_weigh_by_the_weighted_loss_is_the_plain_one(seeds: 
     assert any("tells no variance to weight by" in w for w in weighted.warnings) == (seeds == 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["huber", "weighted"])
 def test_intervals_under_every_loss_cover_as_often_as_they_claim(loss: Loss) -> None:
     noises, held, fits = np.geomspace(0.05, 0.2, B.size), 0, 500

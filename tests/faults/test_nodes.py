@@ -88,7 +88,7 @@ def test_a_trial_outlives_the_nodes_of_its_workers(tmp_path, capsys):
         print(f"\nseed {SEED}: a told loss after step {resumed[1]}, an untold one after step {resumed[2]}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_real_workers_without_a_place_fail_by_their_deadline_and_the_others_go_on(tmp_path):
     """Another driver holds every CPU until the group of one worker has failed and that of two waits."""
