@@ -1,4 +1,4 @@
-"""`scaleexp submit`: what a study is as a job, and what becomes of it; Ray itself is met in test_submit_on_ray.py."""
+"""`scaleexp submit`: what a study is as a job, and what becomes of it, with an imitation of the cluster."""
 
 from __future__ import annotations
 
