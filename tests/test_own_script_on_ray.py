@@ -94,7 +94,8 @@ def far_enough(store, keys, wanted):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_study_of_a_small_gpt_on_token_bins_survives_a_kill_and_a_stop_and_is_reported(tmp_path):
     prepare_text.prepare(tmp_path / "data")
     survives(tmp_path, yaml.safe_load(TINY_GPT), "forked.py")

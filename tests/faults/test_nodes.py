@@ -137,7 +137,7 @@ def test_packs_without_a_place_fail_by_their_deadline(tmp_path):
         assert "that takes 1 CPU at once, and 0 of 1 are free; let others on the cluster end" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_what_drives_real_workers_has_a_deadline_too(tmp_path):
     """Another driver holds all memory of the head, where it would run."""

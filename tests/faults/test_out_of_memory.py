@@ -205,7 +205,7 @@ def test_a_process_that_cannot_allocate_goes_on_with_less(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_of_two_real_workers_runs_out_of_memory_and_both_take_less(tmp_path, monkeypatch):
     roomy, tight = tmp_path / "roomy", tmp_path / "tight"
     sets = [*SETS, "engine=ddp", "workers=[2]", "worker_batch=16", "lr_multipliers=[1]", "checkpoint.every_s=0.01"]
