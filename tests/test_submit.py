@@ -47,8 +47,12 @@ class FakeJobs:
     log: tuple[str, ...] = ("12/12 trials done\n",)
     breaks: BaseException | None = None
     looks: int = 1
+    not_ready: int = 0
 
     def submit_job(self, **asked: Any) -> str:
+        if self.not_ready:
+            self.not_ready -= 1
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try")
         if any(job.submission_id == asked["submission_id"] for job in self.jobs):
             raise RuntimeError("Request failed with status code 500: the id is taken\nTraceback")
         self.asked.append(asked)
@@ -115,6 +119,14 @@ def test_the_command_of_the_job_is_the_run_of_the_same_study(cluster):
     cli.commands["run"].make_context("run", words[2:])
     assert asked["entrypoint_num_cpus"] == 0
     assert "working_dir" not in asked["runtime_env"], "a built-in study needs no file"
+
+
+def test_a_cluster_that_has_just_begun_is_waited_for(cluster, caplog):
+    cluster.not_ready = 2
+    done = submit()
+    assert done.exit_code == 0, done.output
+    assert len(cluster.jobs) == 1
+    assert "the cluster takes no job yet: it has no agent for jobs; try 2" in caplog.text
 
 
 @pytest.mark.parametrize("code", [0, 2, 3, 4, 5, 6, 130])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from scaleexp.launch.jobs import Jobs
 from scaleexp.redact import redact
 
 _OVERRIDE = "RAY_API_SERVER_ADDRESS"
+_TALKS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+"""Loggers that tell of packages and sockets amid the lines of the study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +43,8 @@ def connect(address: str) -> Cluster:
     from ray.job_submission import JobSubmissionClient
     from ray.util.state import list_nodes
 
+    for talks in _TALKS:
+        logging.getLogger(talks).setLevel(logging.WARNING)
     with _reached(address), _meant(address):
         client = JobSubmissionClient(address)
         nodes = list_nodes(address=address, filters=[("state", "=", "ALIVE")])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from scaleexp.errors import ClusterLostError, ConfigError, InterruptedStudyError
 from scaleexp.redact import redact
+from scaleexp.retry import persist
 
 if TYPE_CHECKING:
     from scaleexp.job_request import JobRequest
@@ -86,16 +87,26 @@ def begin(jobs: Jobs, request: JobRequest) -> tuple[str, bool]:
         return last.submission_id, False
     name = request.submission_id if last is None else f"{request.submission_id}-{number + 1}"
     try:
-        made = jobs.submit_job(
-            entrypoint=request.entrypoint,
-            submission_id=name,
-            runtime_env=dict(request.runtime_env),
-            entrypoint_num_cpus=0,
-            metadata={"scaleexp_storage": request.storage},
+        made = persist(
+            lambda _: jobs.submit_job(
+                entrypoint=request.entrypoint,
+                submission_id=name,
+                runtime_env=dict(request.runtime_env),
+                entrypoint_num_cpus=0,
+                metadata={"scaleexp_storage": request.storage},
+            ),
+            _not_ready,
+            "the cluster takes no job yet",
+            _PATIENCE_S,
         )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"Ray refused the job: {redact(str(error).strip().partition(chr(10))[0])}") from error
     return made, True
+
+
+def _not_ready(error: Exception) -> str | None:
+    """A cluster that has just begun answers for some seconds before it takes jobs."""
+    return "it has no agent for jobs" if "No available agent" in str(error) else None
 
 
 def newest(jobs: Jobs, submission_id: str) -> tuple[Details | None, int]:

@@ -98,6 +98,9 @@ class _Cluster:
     def address(self) -> str:
         return self._cluster.address
 
+    def dashboard(self) -> str:
+        return f"http://{self._cluster.head_node.webui_url}"
+
     def session(self) -> str:
         return Path(self._cluster.head_node.get_session_dir_path()).name
 
