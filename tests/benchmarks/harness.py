@@ -1,4 +1,4 @@
-"""What every benchmark has in common: two sides timed in turn, the ratio of their medians, one JSON line at the end.
+"""What every benchmark has in common: two sides timed in turn, the median of their ratios, one JSON line at the end.
 
 A machine's speed drifts within minutes, so the sides are timed A B A B ... in one run, and the interval comes from
 resampling whole alternations: both sides of one are drawn together.
@@ -100,7 +100,9 @@ def seconds_of(side: Side) -> Seconds:
 
 
 def ratio(top: FloatArray, bottom: FloatArray, *, bar: float | None = None, at_most: bool = False) -> Ratio:
-    """Ratio of medians, median(top) / median(bottom), with the bootstrap interval over alternations.
+    """Median over alternations of the ratio within each, with its bootstrap interval.
+
+    Both sides of one alternation ran within seconds, so whatever the machine did for longer cancels.
 
     For "how many times faster are we" give the other side's seconds as `top` and ours as `bottom`.
 
@@ -112,10 +114,11 @@ def ratio(top: FloatArray, bottom: FloatArray, *, bar: float | None = None, at_m
     """
     assert top.shape == bottom.shape, "both sides are measured in every alternation"
     drawn = np.random.default_rng(0).integers(len(top), size=(_RESAMPLES, len(top)))
-    resampled = np.median(top[drawn], axis=1) / np.median(bottom[drawn], axis=1)
+    each = top / bottom
+    resampled = np.median(each[drawn], axis=1)
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist()
     medians = float(np.median(top)), float(np.median(bottom))
-    return Ratio(value=medians[0] / medians[1], low=low, high=high, bar=bar, at_most=at_most, medians_s=medians)
+    return Ratio(value=float(np.median(each)), low=low, high=high, bar=bar, at_most=at_most, medians_s=medians)
 
 
 def worst(ratios: Mapping[str, Ratio]) -> str:
