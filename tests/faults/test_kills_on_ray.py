@@ -128,7 +128,7 @@ def disturbed(root, sets, keys, plan, name, draw):
                     break
                 os.kill(draw.choice(processes), signal.SIGKILL)
                 landed += any(c and c["status"] == "running" for c in (last_commit(Store(root), k) for k in keys))
-            told, _ = run.communicate(timeout=300)
+            told, _ = run.communicate(timeout=600)
     assert run.returncode == 0, told
     return landed
 
@@ -158,7 +158,7 @@ def compare(tmp_path, sets, plan, name, *, at_least, capsys, seed=SEED):
     sets = [*sets, NOTING]
     keys = [t.key for t in prepare(load_study("quickstart", sets)).plan.trials]
     with running(tmp_path / "undisturbed", sets) as run:
-        told, _ = run.communicate(timeout=300)
+        told, _ = run.communicate(timeout=600)
     assert run.returncode == 0, told
     landed = disturbed(tmp_path / "disturbed", sets, keys, plan, name, random.Random(seed))
     tables, states = test_kills.held(tmp_path / "undisturbed")
