@@ -19,8 +19,8 @@ from tests.benchmarks.harness import alternate, options, ratio, report, seconds_
 
 BAR = 1.01
 HIDDEN, FIRST_BATCH = (256, 128), 256
-STEP_S, BLOCK_S = 0.01, 3.0
-TURNS = 60
+STEP_S, BLOCK_S = 0.01, 6.0
+TURNS = 30
 """Alternations: one percent is less than two blocks of one side differ by."""
 LR = 0.001
 NEVER = 1 << 40
