@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from analysis.crossings import in_order, run_bounds
 from analysis.plain_arrays import plain
@@ -54,14 +53,10 @@ def _read(log: StudyLog, metric: str) -> Evaluations:
     index = {trial.key: i for i, trial in enumerate(log.trials)}
 
     def rows(trial: TrialLog, table: pa.Table) -> tuple[int, IntArray, FloatArray]:
-        # Nothing is compared where there is one metric: whatever makes a scalar of Arrow's imports pandas if it is
-        # installed, and that takes as long as reading a thousand trials.
-        if table["metric"].unique().to_pylist() != [metric]:
-            table = table.filter(pc.equal(table["metric"], metric))
         # Copies, so that what was decoded with them is given back.
         return index[trial.key], plain(table["samples"]), plain(table["value"])
 
-    found = of_segments(log, "evals", ["metric", "samples", "value"], None, rows)
+    found = of_segments(log, "evals", ["samples", "value"], None, rows, only=("metric", metric))
     trials = np.concatenate([np.empty(0, np.int64), *(np.full(s.size, i) for i, s, _ in found)])
     samples = np.concatenate([np.empty(0, np.int64), *(s for _, s, _ in found)])
     values = np.concatenate([np.empty(0), *(v for _, _, v in found)])

@@ -47,11 +47,10 @@ class NoiseSeries:
 
 def measurements(log: StudyLog, keys: Collection[str]) -> dict[str, Measurements]:
     """Every step at which norms were measured, by trial key; runs without any are absent."""
-    parts = read.of_segments(log, "steps", _NORMS, keys, lambda trial, rows: (trial, _norms_of(rows)))
     rows: dict[str, list[Norms]] = {}
-    for trial, norms in parts:
-        rows.setdefault(trial.key, []).append(norms)
-    data_size = {trial.key: trial.facts["n_train"] for trial, _ in parts}
+    for key, norms in read.of_segments(log, "steps", _NORMS, keys, lambda trial, rows: (trial.key, _norms_of(rows))):
+        rows.setdefault(key, []).append(norms)
+    data_size = _data_sizes(log)
     found = {key: _measured(norms, data_size[key]) for key, norms in rows.items()}
     return {key: m for key, m in found.items() if m.samples.size}
 
@@ -84,10 +83,10 @@ def noise_by_layer(
     """
     crossing = _crossings(points)
     parts: dict[str, dict[str, list[Norms]]] = {}  # of each layer, of each run
-    for trial, layers in read.of_segments(log, "layers", [*_NORMS, "layer"], crossing, _norms_by_layer):
+    for key, layers in read.of_segments(log, "layers", [*_NORMS, "layer"], crossing, _norms_by_layer):
         for layer, norms in layers.items():
-            parts.setdefault(layer, {}).setdefault(trial.key, []).append(norms)
-    data_size = {trial.key: trial.facts["n_train"] for trial in log.trials}
+            parts.setdefault(layer, {}).setdefault(key, []).append(norms)
+    data_size = _data_sizes(log)
     runs = {
         layer: {key: _near(_measured(norms, data_size[key]), crossing[key]) for key, norms in of_layer.items()}
         for layer, of_layer in parts.items()
@@ -142,10 +141,10 @@ def _norms_of(table: pa.Table) -> Norms:
     return samples[valid], B[valid], small[valid], big[valid], n[valid].astype(np.int32)
 
 
-def _norms_by_layer(trial: TrialLog, table: pa.Table) -> tuple[TrialLog, dict[str, Norms]]:
-    """The same of each layer, in the order in which they first appear."""
+def _norms_by_layer(trial: TrialLog, table: pa.Table) -> tuple[str, dict[str, Norms]]:
+    """The same of each layer of a trial, by its key, in the order in which they first appear."""
     names = table["layer"].unique().to_pylist()
-    return trial, {name: _norms_of(table.filter(pc.equal(table["layer"], name))) for name in names}
+    return trial.key, {name: _norms_of(table.filter(pc.equal(table["layer"], name))) for name in names}
 
 
 def _measured(parts: Sequence[Norms], data_size: int | None) -> Measurements:
@@ -168,10 +167,15 @@ def _near(m: Measurements, crossing: float) -> Measurements:
     return m.within((1.0 - WINDOW) * crossing, crossing)
 
 
+def _data_sizes(log: StudyLog) -> dict[str, int | None]:
+    """Training examples of each trial, by its key; None of a stream."""
+    return {trial.key: trial.facts["n_train"] for trial in log.trials}
+
+
 def _with_bias(scale: NoiseScale, log: StudyLog, keys: Iterable[str]) -> NoiseScale:
     """The same, saying so where what these runs measured is biased."""
-    commits = {t.key: t.commit for t in log.trials}
-    marks = {c["realisation"].get("noise_bias") for key in keys if (c := commits[key]) is not None}
-    if "batch_norm" not in marks:
+    of_runs = set(keys)
+    commits = (trial.commit for trial in log.trials if trial.key in of_runs)
+    if "batch_norm" not in {c["realisation"].get("noise_bias") for c in commits if c is not None}:
         return scale
     return replace(scale, bias=BATCH_NORM, reason=f"{scale.reason} {BATCH_NORM}".strip())

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analysis.processes import each_file
 from analysis.whole import TrialLog as TrialLog
 from analysis.whole import newest_plan, newest_trial, verified
 from scaleexp import schema, segment
-from scaleexp.at_once import each
 from scaleexp.errors import CorruptError, MissingError, StorageError
 from scaleexp.schema import PlanFile, SegmentRef
 from scaleexp.storage import Store
@@ -76,7 +76,7 @@ def load(path: str | Path) -> StudyLog:
 
     trials: list[TrialLog] = []
     waiting = 0
-    for key, found in zip(keys, each(read, keys), strict=True):
+    for key, found in zip(keys, each_file(read, keys, remote=store.remote), strict=True):
         if isinstance(found, CorruptError):
             problems.append(f"trial {key} is left out: {found}")
         elif found[0] is None:
@@ -125,7 +125,7 @@ def read_table(log: StudyLog, name: schema.Table, columns: list[str], keys: Coll
     Raises:
         CorruptError: a segment changed since `load`.
     """
-    tables = of_segments(log, name, columns, keys, lambda _, rows: rows)
+    tables = of_segments(log, name, columns, keys, lambda _, rows: rows, bulky=True)
     return pa.concat_tables(tables) if tables else _wanted(name, columns).empty_table()
 
 
@@ -135,8 +135,11 @@ def of_segments(
     columns: list[str],
     keys: Collection[str] | None,
     use: Callable[[TrialLog, pa.Table], T],
+    only: tuple[str, str] | None = None,
+    *,
+    bulky: bool = False,
 ) -> list[T]:
-    """What `use` makes of each segment of a table, in order; it is called in threads, and only what it gives is kept.
+    """What `use` makes of each segment of a table, in order; it is called in threads or in other processes.
 
     Args:
         log: the study.
@@ -144,6 +147,9 @@ def of_segments(
         columns: those that are decoded.
         keys: of the trials that are read; all if None.
         use: is given the trial and the committed rows of one of its segments.
+        only: (column, text): the rows that hold this text there; all if None.
+        bulky: whether what `use` gives is much, so that sending it from process to process would cost more than it
+            saves.
 
     Raises:
         CorruptError: a segment changed since `load`.
@@ -156,9 +162,9 @@ def of_segments(
             content = verified(store, trial.key, bound)
         except MissingError as error:
             raise CorruptError(f"{error} If the study runs, it was merged meanwhile: read the study again.") from None
-        return use(trial, segment.conformed(segment.rows(content, bound, columns, bound["file"]), wanted))
+        return use(trial, segment.conformed(segment.rows(content, bound, columns, bound["file"], only), wanted))
 
-    return each(used, list(_segments(log, name, keys)))
+    return each_file(used, list(_segments(log, name, keys)), remote=store.remote, bulky=bulky)
 
 
 def _wanted(name: schema.Table, columns: list[str]) -> pa.Schema:

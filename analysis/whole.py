@@ -51,9 +51,10 @@ def newest_plan(store: Store) -> tuple[PlanFile, list[str]]:
 def newest_trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[str]]:
     """A trial as of its newest commit that is whole, None before it began, and what is wrong with those after it."""
     directory = f"{schema.TRIALS_DIR}/{key}"
-    _inside(store, directory)
-    if store.remote and schema.TRIAL_FILE not in names(directory):
-        return None, []
+    if store.remote:
+        _inside(store, directory)
+        if schema.TRIAL_FILE not in names(directory):
+            return None, []
     try:
         facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts)[0])
     except MissingError:
@@ -93,8 +94,12 @@ def _inside(store: Store, name: str) -> str:
 
 def _numbered(store: Store, directory: str, names: Names) -> dict[int, str]:
     """Number -> name of the numbered JSON files in a directory of the study."""
-    _inside(store, directory)
-    return {number: f"{directory}/{name}" for number, name in numbered(names(directory)).items()}
+    try:
+        found = names(directory)
+    except StorageError:
+        _inside(store, directory)
+        raise
+    return {number: f"{directory}/{name}" for number, name in numbered(found).items()}
 
 
 def _read(store: Store, name: str) -> tuple[bytes, str]:

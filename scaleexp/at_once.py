@@ -17,12 +17,13 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-def each(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
+def each(function: Callable[[A], T], items: Sequence[A], *, at_once: int = MOST) -> list[T]:
     """What the function gives for every item, in order.
 
     Args:
         function: waits for storage most of its time; called in threads.
         items: what it is called with.
+        at_once: threads.
 
     Raises:
         Exception: what it raised for the first item for which it did; items far behind it are left out.
@@ -32,8 +33,8 @@ def each(function: Callable[[A], T], items: Sequence[A]) -> list[T]:
     """
     if len(items) < 2:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(max_workers=min(MOST, len(items)), thread_name_prefix="storage") as pool:
-        size = max(1, len(items) // (MOST * _PARTS))
+    with ThreadPoolExecutor(max_workers=min(at_once, len(items)), thread_name_prefix="storage") as pool:
+        size = max(1, len(items) // (at_once * _PARTS))
         parts = [items[i : i + size] for i in range(0, len(items), size)]
         futures = [pool.submit(lambda part: [function(item) for item in part], part) for part in parts]
         try:

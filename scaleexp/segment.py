@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scaleexp.errors import CorruptError
@@ -24,7 +25,9 @@ FEW_BYTES = 1 << 20
 """A segment up to which one thread decodes it."""
 
 
-def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: object) -> pa.Table:
+def rows(
+    content: bytes, reference: SegmentRef, columns: Sequence[str], file: object, only: tuple[str, str] | None = None
+) -> pa.Table:
     """Those of the columns that a segment has, after its bytes were found to be those committed.
 
     Args:
@@ -32,6 +35,7 @@ def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: ob
         reference: what its commit says about it.
         columns: to read.
         file: its name, for messages.
+        only: (column, text): the rows that hold this text there; all if None.
 
     Raises:
         CorruptError: it holds more or fewer rows than its commit says, or than its bytes can hold, or is no Parquet.
@@ -46,11 +50,26 @@ def rows(content: bytes, reference: SegmentRef, columns: Sequence[str], file: ob
                 f"{reference['rows']:,}: restore it from a copy."
             )
         # Handing few rows to another thread takes longer than decoding them; a column that is not there is none.
-        return parquet.read(columns=list(columns), use_threads=len(content) > FEW_BYTES)
+        threads = len(content) > FEW_BYTES
+        if only is None or all(_is_throughout(group, *only) for group in groups):
+            return parquet.read(columns=list(columns), use_threads=threads)
+        column, text = only
+        table = parquet.read(columns=[*columns, column], use_threads=threads)
+        return table.filter(pc.equal(table[column], text)).select(list(columns))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         if isinstance(error, CorruptError):
             raise
         raise CorruptError(f"{file} is no readable Parquet file ({error}): restore it from a copy.") from None
+
+
+def _is_throughout(group: pq.RowGroupMetaData, column: str, text: str) -> bool:
+    """Whether the statistics of a column say that every row holds one text, so that it need not be decoded."""
+    for i in range(group.num_columns):
+        found = group.column(i)
+        if found.path_in_schema == column:
+            known = found.statistics
+            return bool(known and known.has_min_max and not known.null_count and known.min == known.max == text)
+    return False
 
 
 def conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:

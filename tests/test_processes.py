@@ -1,0 +1,76 @@
+"""Many small files are read by several processes, and nobody can tell from what comes out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+import pytest
+
+from analysis import processes
+from analysis.processes import FEW, each_file
+from scaleexp.errors import CorruptError
+
+
+@pytest.fixture(autouse=True)
+def _forks(monkeypatch):
+    """The test run itself has torch in memory; two cores, whatever the machine has."""
+    monkeypatch.setattr(processes, "_NEVER_FORKED", ())
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+
+
+def test_results_come_in_order_from_other_processes():
+    found = each_file(lambda i: (i, os.getpid()), range(FEW), remote=False)
+    assert [i for i, _ in found] == list(range(FEW))
+    assert len({pid for _, pid in found} - {os.getpid()}) == 2
+
+
+@pytest.mark.parametrize("n", [FEW, FEW + 1, 3 * FEW - 1])
+def test_any_number_of_items_comes_back_once(n):
+    assert each_file(lambda i: i, range(n), remote=False) == list(range(n))
+
+
+def test_few_items_and_bulky_ones_stay_in_this_process():
+    for n, bulky in ((FEW - 1, False), (FEW, True)):
+        assert set(each_file(lambda _: os.getpid(), range(n), remote=False, bulky=bulky)) == {os.getpid()}
+
+
+def test_many_requests_to_an_object_store_stay_in_this_process():
+    assert set(each_file(lambda _: os.getpid(), range(FEW), remote=True)) == {os.getpid()}
+
+
+def test_nothing_forks_beside_a_thread_or_beside_ray(monkeypatch):
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    assert set(each_file(lambda _: os.getpid(), range(FEW), remote=False)) == {os.getpid()}
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(processes, "_NEVER_FORKED", ("pytest",))
+    assert set(each_file(lambda _: os.getpid(), range(FEW), remote=False)) == {os.getpid()}
+
+
+def test_the_first_error_is_raised_here():
+    def read(i: int) -> int:
+        if i >= 100:
+            raise CorruptError(f"item {i} is not what was committed")
+        return i
+
+    with pytest.raises(CorruptError, match=r"^item 100 is"):
+        each_file(read, range(FEW), remote=False)
+
+
+def test_a_killed_process_loses_nothing():
+    here = os.getpid()
+
+    def read(i: int) -> int:
+        if os.getpid() != here and i == 300:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    assert each_file(read, range(FEW), remote=False) == list(range(FEW))
+
+
+def test_no_process_is_left_behind():
+    each_file(lambda i: i, range(FEW), remote=False)
+    assert multiprocessing.active_children() == []
