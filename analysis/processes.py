@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -61,7 +61,8 @@ def each_file(function: Callable[[A], T], items: Sequence[A], *, remote: bool, b
 
 
 def _may_fork() -> bool:
-    return sys.platform == "linux" and threading.active_count() == 1 and not sys.modules.keys() & set(_NEVER_FORKED)
+    alone = threading.active_count() == 1 and not sys.modules.keys() & set(_NEVER_FORKED)
+    return sys.platform == "linux" and alone and not current_process().daemon  # which may have no children
 
 
 def _in_processes(function: Callable[[A], T], items: Sequence[A], processes: int) -> list[T]:

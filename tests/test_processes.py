@@ -50,6 +50,11 @@ def test_nothing_forks_beside_a_thread_or_beside_ray(monkeypatch):
     assert set(each_file(lambda _: os.getpid(), range(FEW), remote=False)) == {os.getpid()}
 
 
+def test_a_worker_of_a_pool_reads_by_itself(monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert set(each_file(lambda _: os.getpid(), range(FEW), remote=False)) == {os.getpid()}
+
+
 def test_the_first_error_is_raised_here():
     def read(i: int) -> int:
         if i >= 100:
