@@ -22,7 +22,7 @@ def with_table(
         dispensable: headers of the columns that go, the first to go first.
         width: of the terminal [columns].
 
-    >>> print(with_table("Sizes:", {"n": ["1", "12"], "name": ["one", "twelve"]}, ["End."], dispensable=["name"],
+    >>> print(with_table("Sizes:", {"name": ["one", "twelve"], "n": ["1", "12"]}, ["End."], dispensable=["name"],
     ...     width=8))
     Sizes:
     <BLANKLINE>
