@@ -97,13 +97,13 @@ def limit_value(limit: str, value: float) -> str:
     return duration(value) if limit == "limits.wall_s" else f"{value:.3g} GPU hours"
 
 
-def count_of(count: int, what: str) -> str:
+def count_of(count: float, what: str) -> str:
     """A count with its noun.
 
-    >>> count_of(1, "GPU"), count_of(2, "CPU core")
+    >>> count_of(1, "GPU"), count_of(2.0, "CPU core")
     ('1 GPU', '2 CPU cores')
     """
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{count:g} {what}{'' if count == 1 else 's'}"
 
 
 def _split(row: PlanRow, accumulates: bool) -> str:
