@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from analysis.budget_resamples import pooled_deviations
 from analysis.defaults import CONFIDENCE, Aggregate
 from analysis.medians import present_median
 from analysis.targets import BatchPoint, Run, outlying
@@ -60,7 +61,7 @@ def resample_seeds(
       (Efron & Gong 1983, The American Statistician 37): how low the winner of a noisy race looks.
     - A batch with one seed has no spread of its own and borrows the pooled spread of the others.
     """
-    pooled = _pooled_deviations(points)
+    pooled = pooled_deviations(map(_log_steps, points))
     drawn = np.empty((resamples, len(points)))
     optimism = np.zeros(len(points))
     of_batch: dict[int, list[Run]] = {point.batch_size: [] for point in points}
@@ -106,15 +107,10 @@ def seed_matrix(runs: Sequence[Run], *, keep_outliers: bool = False) -> FloatArr
     return grid
 
 
-def _pooled_deviations(points: Sequence[BatchPoint]) -> FloatArray:
-    """Deviations of log steps from their batch's mean, scaled to the variance of a single run."""
-    deviations = [np.empty(0)]
-    for point in points:
-        logs = np.log([run.steps for run in point.runs if run.reached])
-        logs = logs[~outlying(logs)]
-        if logs.size > 1:
-            deviations.append((logs - logs.mean()) * math.sqrt(logs.size / (logs.size - 1)))
-    return np.concatenate(deviations)
+def _log_steps(point: BatchPoint) -> FloatArray:
+    """Of the runs that reached the target, without those that stand out."""
+    logs = np.log([run.steps for run in point.runs if run.reached])
+    return np.asarray(logs[~outlying(logs)])
 
 
 def _aggregate(values: FloatArray, aggregate: Aggregate) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ def resampled_best(grids: Sequence[FloatArray], resamples: int, rng: np.random.G
     if max(grid.shape[1] for grid in grids) < 2:
         return None
     rows = np.empty((resamples, len(grids)))
-    pooled = _pooled_deviations(grids)
+    pooled = pooled_deviations(map(_at_best, grids))
     for j, grid in enumerate(grids):
         seeds = grid.shape[1]
         picks = rng.integers(seeds, size=(resamples, max(seeds - 1, 1)))
@@ -35,12 +35,22 @@ def resampled_best(grids: Sequence[FloatArray], resamples: int, rng: np.random.G
     return rows
 
 
-def _pooled_deviations(grids: Sequence[FloatArray]) -> FloatArray:
-    """Deviations of values from the mean over seeds at each batch's best LR, scaled to the variance of a single run."""
+def _at_best(grid: FloatArray) -> FloatArray:
+    """Values of the seeds that ended well at the LR with the best median."""
+    values: FloatArray = grid[int(present_median(grid).argmin())]
+    return values[np.isfinite(values)]
+
+
+def pooled_deviations(batches: Iterable[FloatArray]) -> FloatArray:
+    """Deviations of every batch's values from their mean, scaled to the variance of a single run.
+
+    n values deviate from their own mean by (n - 1) / n of the variance; one alone says nothing.
+
+    >>> pooled_deviations([np.array([1.0, 3.0]), np.array([7.0])]).round(4).tolist()
+    [-1.4142, 1.4142]
+    """
     found = [np.empty(0)]
-    for grid in grids:
-        values = grid[int(present_median(grid).argmin())]
-        values = values[np.isfinite(values)]
+    for values in batches:
         if values.size > 1:
             found.append((values - values.mean()) * math.sqrt(values.size / (values.size - 1)))
     return np.concatenate(found)

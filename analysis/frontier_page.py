@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.frontier_file import CAUSES, FrontierFile
+from analysis.page_file import inline_script, rendered, write_html
 from analysis.plot_frontier import NAMES
 from analysis.wording import interval, level, number, unit_plural
 from scaleexp import __version__
-from scaleexp.errors import StorageError
 
 TEMPLATE, SCRIPT = "frontier.html.j2", "frontier.js"
 
@@ -28,36 +24,18 @@ def write_page(found: FrontierFile, path: Path) -> Path:
     Raises:
         StorageError: the file cannot be written.
     """
-    html = render(found)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(html, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"cannot write the page to {path}: {reason}. Choose a writable place.") from error
-    return path
+    return write_html(render(found), path, what="page")
 
 
 def render(found: FrontierFile) -> str:
     """The page as text; every value is escaped, in the text and in the data of the script."""
-    environment = Environment(
-        loader=PackageLoader("analysis", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(_context(found))
+    return rendered(TEMPLATE, _context(found))
 
 
 def _context(found: FrontierFile) -> dict[str, Any]:
     document, curve = found.document, found.document["curve"]
-    script = (files("analysis") / "templates" / SCRIPT).read_text(encoding="utf-8")
     return {
-        "script": Markup(script),
-        "script_hash": base64.b64encode(sha256(script.encode()).digest()).decode(),
+        **inline_script(SCRIPT),
         # "</script>" in a name would end the element that holds the data.
         "data": Markup(json.dumps(page_data(found), allow_nan=False).replace("<", "\\u003c")),
         "goal": curve["goal"] or "the target",

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from analysis import sections
+from analysis.page_file import rendered, write_html
 from analysis.pictures import data_uri, saved
 from analysis.plot_curve import plot_steps
 from analysis.plot_training import plot_training
 from analysis.study import StudyAnalysis, answer
 from scaleexp import __version__
-from scaleexp.errors import StorageError
 
 TEMPLATE = "live.html.j2"
 
@@ -73,37 +72,22 @@ def write_live(live: Live, path: Path) -> Path:
     Raises:
         StorageError: the file cannot be written.
     """
-    html, unfinished = render(live), path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(html, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"cannot write the page to {path}: {reason}. Choose a writable place.") from error
-    return path
+    return write_html(render(live), path, what="page")
 
 
 def render(live: Live) -> str:
     """The page as text; every value is escaped."""
-    environment = Environment(
-        loader=PackageLoader("analysis", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = ("name", "question", "lines", "ended", "total", "rows", "left_out", "causes", "written", "refresh_s")
     done = live.ended == live.total
-    return environment.get_template(TEMPLATE).render(
-        **{name: getattr(live, name) for name in names},
-        kind="ok" if done else "no_fit",
-        headline="ended" if done else "running" if live.running else "not running",
-        done=done,
-        answer=_answer(live),
-        pictures=_pictures(live.study) if live.study else [],
-        version=__version__,
-    )
+    values = {
+        "kind": "ok" if done else "no_fit",
+        "headline": "ended" if done else "running" if live.running else "not running",
+        "done": done,
+        "answer": _answer(live),
+        "pictures": _pictures(live.study) if live.study else [],
+        "version": __version__,
+    }
+    return rendered(TEMPLATE, {**{name: getattr(live, name) for name in names}, **values})
 
 
 def _answer(live: Live) -> str:

@@ -53,17 +53,6 @@ def runs_of_traces(sweep: Sweep, target: float) -> tuple[Run, ...]:
     """The runs of a sweep of curves against another target; each keeps its name and seed."""
     direction = sweep.direction or "min"
     return tuple(
-        run_to_target(
-            trace.samples,
-            trace.values,
-            target,
-            direction,
-            key=run.key,
-            seed=run.seed,
-            batch_size=run.batch_size,
-            workers=run.workers,
-            lr=run.lr,
-            status=run.status,
-        )
+        run_to_target(trace, target, direction, key=run.key, workers=run.workers, status=run.status)
         for trace, run in zip(sweep.traces, sweep.runs, strict=True)
     )

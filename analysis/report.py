@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from analysis import provenance, sections
 from analysis.agreements import disagreements
@@ -18,13 +12,13 @@ from analysis.figure_data import csv_text, runs_sheet
 from analysis.fit_methods import methods_of
 from analysis.further import further
 from analysis.overhead import DELTA
+from analysis.page_file import inline_script, rendered, write_html
 from analysis.pictures import data_uri, pictures
 from analysis.runs_table import runs_table
 from analysis.sources.studies import study_fit
 from analysis.study import StudyAnalysis, answer
 from analysis.wording import interval, number, percent, unit_plural
 from scaleexp import __version__
-from scaleexp.errors import StorageError
 
 TEMPLATE, SCRIPT = "report.html.j2", "report.js"
 
@@ -51,40 +45,23 @@ def write_report(study: StudyAnalysis, path: Path) -> Path:
     Raises:
         StorageError: the file cannot be written.
     """
-    html = render(study)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(html, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"cannot write the report to {path}: {reason}. Choose a writable place.") from error
-    return path
+    return write_html(render(study), path, what="report")
 
 
 def render(study: StudyAnalysis) -> str:
     """The report as text. Every value is escaped: a study name is text, whatever it says."""
-    environment = Environment(
-        loader=PackageLoader("analysis", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(context(study))
+    return rendered(TEMPLATE, context(study))
 
 
 def context(study: StudyAnalysis) -> dict[str, Any]:
     """Everything the template shows."""
     kind, headline = sections.verdict(study)
-    data, script = further(study), (files("analysis") / "templates" / SCRIPT).read_text(encoding="utf-8")
-    drawings, fit = pictures(study, data), study_fit(study)
+    data, fit = further(study), study_fit(study)
+    drawings = pictures(study, data)
     methods = methods_of(fit, study)
     return {
         # The page's policy lets this one script run, by its hash; a name that smuggles in another does not.
-        "script": Markup(script),
-        "script_hash": base64.b64encode(sha256(script.encode()).digest()).decode(),
+        **inline_script(SCRIPT),
         "name": study.log.plan["study"],
         "question": study.log.plan["question"],
         "goal": sections.goal(study),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from analysis.crossings import Crossings, first_confirmed_crossings
 from analysis.defaults import Aggregate
+from analysis.equal_samples import Trace
 from analysis.evaluations import evaluations
 from analysis.read import StudyLog, TrialLog
 from scaleexp.errors import ConfigError
@@ -136,34 +137,29 @@ def _run(trial: TrialLog, found: Crossings, i: int) -> Run:
 
 
 def run_to_target(
-    samples: FloatArray,
-    values: FloatArray,
-    target: float,
-    direction: Literal["min", "max"],
-    *,
-    key: str,
-    seed: int,
-    batch_size: int,
-    workers: int,
-    lr: float,
-    status: str,
+    trace: Trace, target: float, direction: Literal["min", "max"], *, key: str, workers: int, status: str
 ) -> Run:
     """One run against one target, whoever logged it.
 
     Args:
-        samples: at its evaluations, ascending, shape (N,).
-        values: of the metric there, shape (N,).
+        trace: its evaluations.
         target: value of the metric.
         direction: "min" if smaller is better.
         key: its name.
-        seed: of the run.
-        batch_size: global batch [samples].
         workers: of the run.
-        lr: its peak learning rate.
         status: how it ended; a run that "diverged" never counts as reached.
     """
-    found = first_confirmed_crossings(np.zeros(len(samples)), samples, values, target, direction)
-    return _against(found, 0, key=key, seed=seed, batch_size=batch_size, workers=workers, lr=lr, status=status)
+    found = first_confirmed_crossings(np.zeros(len(trace.samples)), trace.samples, trace.values, target, direction)
+    return _against(
+        found,
+        0,
+        key=key,
+        seed=trace.seed,
+        batch_size=trace.batch_size,
+        workers=workers,
+        lr=trace.lr,
+        status=status,
+    )
 
 
 def _against(

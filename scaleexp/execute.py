@@ -22,6 +22,7 @@ from scaleexp.resume import Standing, standing, together, unfinished
 from scaleexp.runlog import TrialLog, last_commit
 from scaleexp.schedules import warmup_constant
 from scaleexp.storage import Store
+from scaleexp.trial import planned_trial
 from scaleexp.workloads import make_workload
 from scaleexp.writer import Writer
 
@@ -432,14 +433,9 @@ def trial_facts(
     study, micro_batch = assignment.study, micro_batch or trial.micro_batch
     return {
         "schema_version": schema.SCHEMA_VERSION,
-        "trial_id": trial.trial_id,
-        "realisation": trial.realisation,
-        "seed": trial.seed,
-        "batch_size": trial.batch_size,
-        "workers": trial.workers,
+        **planned_trial(trial),
         "micro_batch": micro_batch,
         "accumulation_steps": trial.batch_size // trial.workers // micro_batch,
-        "lr": trial.lr,
         "optimizer": study.optimizer.model_dump(mode="json"),
         "workload": {"name": study.workload.name, **study.workload.options},
         "dtype": study.dtype,

@@ -11,6 +11,7 @@ from scaleexp.commits import newest_plan
 from scaleexp.errors import ConfigError
 from scaleexp.redact import redacted
 from scaleexp.storage import Store
+from scaleexp.trial import planned_trial
 from scaleexp.trial_context import TrialContext
 
 _MARK = "script"
@@ -54,16 +55,7 @@ def _question(trial: TrialContext) -> str:
 
 def _plan(trial: TrialContext, study: dict[str, Any], before: list[schema.PlannedTrial]) -> schema.PlanFile:
     """With one more trial, unless it is there."""
-    own = schema.PlannedTrial(
-        trial_id=trial.trial_id,
-        realisation=trial.realisation,
-        seed=trial.seed,
-        batch_size=trial.batch_size,
-        workers=trial.workers,
-        micro_batch=trial.micro_batch,
-        accumulation_steps=trial.accumulation_steps,
-        lr=trial.lr,
-    )
+    own = planned_trial(trial)
     known = any(schema.trial_key(t["trial_id"], t["realisation"]) == trial.key for t in before)
     trials = sorted([*before, *([] if known else [own])], key=lambda t: (t["batch_size"], t["lr"], t["seed"]))
     plan = schema.PlanFile(

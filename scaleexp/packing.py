@@ -6,7 +6,7 @@ live group of worker processes runs one after another; a command runs one trial.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heapreplace
 from itertools import groupby
 
@@ -42,7 +42,7 @@ def packs(trials: Sequence[Trial], *, slots: int) -> list[tuple[Trial, ...]]:
     cuts = [_longest_first(whole)]
     for power in range(1, 4 * slots.bit_length()):
         cuts.append(_longest_first(_cut_to(cuts[-1], dearest * 2 ** (-power / 4))))
-    ends = [makespan(cut, slots) for cut in cuts]
+    ends = [makespan(map(cost, cut), slots) for cut in cuts]
     return next(cut for cut, end in zip(cuts, ends, strict=True) if end * (1 - MIN_GAIN) <= min(ends))
 
 
@@ -60,11 +60,15 @@ def spread(trials: Sequence[Trial], groups: int) -> list[tuple[Trial, ...]]:
     return [tuple(sorted(held, key=lambda t: order[t.key])) for held in own]
 
 
-def makespan(pieces: Sequence[tuple[Trial, ...]], slots: int) -> float:
-    """When the last slot ends if whoever is free takes the next pack in order [samples, as `cost`]."""
+def makespan(costs: Iterable[float], slots: int) -> float:
+    """When the last slot ends if whoever is free takes the next pack in order [as the costs of the packs].
+
+    >>> makespan([3.0, 2.0, 2.0], slots=2)
+    4.0
+    """
     free = [0.0] * slots
-    for pack in pieces:
-        heapreplace(free, free[0] + cost(pack))
+    for of_pack in costs:
+        heapreplace(free, free[0] + of_pack)
     return max(free)
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from scaleexp.narrowing_table import with_table
 from scaleexp.plan_rows import PlanRow
 
 _DISPENSABLE = ("steps\neach", "kappa", "LR\nnone", "disk", "samples\nin all")
@@ -18,27 +14,9 @@ _DISPENSABLE = ("steps\neach", "kappa", "LR\nnone", "disk", "samples\nin all")
 
 def render_plan(document: Mapping[str, Any], *, width: int = 80) -> str:
     """`plan_document` as text of at most `width` columns; where that is narrow, what follows from the rest goes."""
-    buffer = StringIO()
-    console = Console(file=buffer, width=width, color_system=None, force_terminal=False, highlight=False)
-    console.print(document["question"], markup=False)
     rows = [row for row in document["batches"] if row["trials"] or row["second_realisations"]]
-    if rows:
-        columns = _columns(rows)
-        for dispensable in _DISPENSABLE:
-            if console.measure(_as_table(columns), options=console.options.update(width=10_000)).maximum > width:
-                columns.pop(dispensable, None)
-        console.print(_as_table(columns))
-    console.print(_summary(document), markup=False)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
-
-
-def _as_table(columns: Mapping[str, Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for header in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    return table
+    columns = _columns(rows) if rows else {}
+    return with_table(document["question"], columns, [_summary(document)], dispensable=_DISPENSABLE, width=width)
 
 
 def _columns(rows: Sequence[PlanRow]) -> dict[str, list[str]]:
@@ -119,13 +97,13 @@ def limit_value(limit: str, value: float) -> str:
     return duration(value) if limit == "limits.wall_s" else f"{value:.3g} GPU hours"
 
 
-def count_of(count: int, what: str) -> str:
+def count_of(count: float, what: str) -> str:
     """A count with its noun.
 
-    >>> count_of(1, "GPU"), count_of(2, "CPU core")
+    >>> count_of(1, "GPU"), count_of(2.0, "CPU core")
     ('1 GPU', '2 CPU cores')
     """
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{count:g} {what}{'' if count == 1 else 's'}"
 
 
 def _split(row: PlanRow, accumulates: bool) -> str:

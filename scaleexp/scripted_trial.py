@@ -12,6 +12,7 @@ from scaleexp import schema
 from scaleexp.commits import last_commit
 from scaleexp.own_script import filled, identity
 from scaleexp.storage import Store
+from scaleexp.trial import planned_trial
 from scaleexp.trial_context import TargetValue, TrialContext
 
 if TYPE_CHECKING:
@@ -39,14 +40,7 @@ def context_of(assignment: Assignment, trial: Trial) -> TrialContext:
     return TrialContext(
         storage=assignment.root,
         key=trial.key,
-        trial_id=trial.trial_id,
-        realisation=trial.realisation,
-        seed=trial.seed,
-        batch_size=trial.batch_size,
-        workers=trial.workers,
-        micro_batch=trial.micro_batch,
-        accumulation_steps=trial.accumulation_steps,
-        lr=trial.lr,
+        **planned_trial(trial),
         unit=study.unit,
         limit_samples=trial.limit_samples,
         evaluate_every_samples=study.evaluation.every_samples,

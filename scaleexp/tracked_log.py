@@ -21,6 +21,7 @@ from scaleexp.own_study import open_own_study
 from scaleexp.runlog import TrialLog
 from scaleexp.stated import NO_LIMIT
 from scaleexp.storage import Store
+from scaleexp.trial import planned_trial
 from scaleexp.trial_context import TrialContext
 from scaleexp.writer import Writer
 
@@ -231,14 +232,7 @@ def _started(trial: TrialContext) -> dict[str, Any]:
 def _facts(trial: TrialContext, n_parameters: int | None) -> schema.TrialFacts:
     return {
         "schema_version": schema.SCHEMA_VERSION,
-        "trial_id": trial.trial_id,
-        "realisation": trial.realisation,
-        "seed": trial.seed,
-        "batch_size": trial.batch_size,
-        "workers": trial.workers,
-        "micro_batch": trial.micro_batch,
-        "accumulation_steps": trial.accumulation_steps,
-        "lr": trial.lr,
+        **planned_trial(trial),
         "optimizer": dict(trial.hyperparameters),
         "workload": dict(trial.workload),
         "dtype": trial.dtype,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from scaleexp.schema import SCHEMA_VERSION, PlanFile, PlannedTrial, RuleLabel, Target, trial_key
+
+if TYPE_CHECKING:
+    from scaleexp.trial_context import TrialContext
 
 Engine = Literal["packed", "ddp", "entrypoint", "command"]
 
@@ -99,12 +102,13 @@ class Plan:
             base_batch_size=self.base_batch_size,
             base_lr=self.base_lr,
             unit=unit,
-            trials=[_planned(trial) for trial in self.trials],
+            trials=[planned_trial(trial) for trial in self.trials],
             rules=list(self.labels),
         )
 
 
-def _planned(trial: Trial) -> PlannedTrial:
+def planned_trial(trial: Trial | TrialContext) -> PlannedTrial:
+    """What a plan, trial.json and the script that trains it all say of a trial."""
     return PlannedTrial(
         trial_id=trial.trial_id,
         realisation=trial.realisation,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
 
+from scaleexp.engines.device_clock import now
 from scaleexp.errors import ConfigError
 from scaleexp.wrapping import kind_of
 
@@ -136,16 +136,17 @@ class Watch:
 
     def seconds(self, *, repeats: int = 5) -> float:
         """Seconds that measuring adds to a step on this process; changes nothing."""
+        device = next(iter(self._named.values())).device
 
         def measuring() -> float:
-            begin = _now(self._named)
+            begin = now(device)
             self.arm()
             for _ in range(self._accumulation):
                 for name, p in self._named.items():
                     self._on_gradient(name, _local(p.detach()), queue=False)
             self._finish({n: _local(p.detach()) for n, p in self._named.items()})
             self.disarm()
-            took = _now(self._named) - begin
+            took = now(device) - begin
             self._reset()
             return took
 
@@ -234,13 +235,6 @@ def _tensors(output: Any) -> Iterator[Tensor]:  # noqa: ANN401  # of any model
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for value in output:
             yield from _tensors(value)
-
-
-def _now(named: Mapping[str, Tensor]) -> float:
-    device = next(iter(named.values())).device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def resolved(small: float, big: float) -> bool:

@@ -172,6 +172,10 @@ def test_a_batch_with_one_seed_borrows_the_spread_of_the_others() -> None:
     runs = [r for r in sweep(np.random.default_rng(10), lrs=1) if r.batch_size != 16 or r.seed == 0]
     drawn = resample_seeds(batch_points(runs)[0], runs, 1000, np.random.default_rng(0)).log_steps
     assert 0.05 < drawn[:, 0].std() < 0.2
+    spoilt = next(i for i, r in enumerate(runs) if r.batch_size == 64)
+    runs[spoilt] = replace(runs[spoilt], samples=100 * runs[spoilt].samples)  # an outlier lends nothing
+    drawn = resample_seeds(batch_points(runs)[0], runs, 1000, np.random.default_rng(0)).log_steps
+    assert 0.05 < drawn[:, 0].std() < 0.2
 
 
 # --- status -----------------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ from analysis.fit_methods import used_by
 from analysis.fits import SweepFit, fit_sweep
 from analysis.multiverse import CROSSINGS, multiverse
 from analysis.multiverse_text import levels, multiverse_lines
-from analysis.near_targets import neighbouring_targets
+from analysis.near_targets import neighbouring_targets, runs_of_traces
 from analysis.output import schema_of
 from analysis.read import load
 from analysis.sources import load_sweeps
 from analysis.sources.points import Columns
+from analysis.sweep import pooled
 from analysis.targets import runs_to_target
 from tests.logged_elsewhere import evaluated, long_rows, write_csv
 from tests.study_factory import write_study
@@ -247,3 +248,20 @@ def test_neighbouring_targets_are_those_that_every_run_met(tmp_path: Path, direc
     (sweep,) = load_sweeps([table], Columns(unit="example", direction=direction), targets=[sign * 1.0])
     found = [sign * value for value in neighbouring_targets(sweep)]
     assert found == pytest.approx([1.75, 1.38, 0.9, 0.82], abs=0.011)  # b starts at 2.5 and ends at 0.8; c met none
+
+
+def test_curves_taken_to_the_target_of_their_sweep_are_its_runs(tmp_path: Path) -> None:
+    losses = {"a": (4.0, 2.0, 1.0, 0.5, 0.4), "b": (4.0, 3.0, 2.0, 0.9, 0.8), "c": (4.0, 3.9, "nan", "nan", "nan")}
+    rows = [
+        f"{run},{16 * 2**k},{2**k},{0.1 / 2**k},{step},{loss}"
+        for k, (run, values) in enumerate(losses.items())
+        for step, loss in enumerate(values)
+    ]
+    (table := tmp_path / "c.csv").write_text("\n".join(["run,batch_size,workers,lr,steps,value", *rows]))
+    (first,) = load_sweeps([table], Columns(unit="example"), targets=[1.5])
+    (sweep,) = pooled([first, first])
+    again = runs_of_traces(sweep, 1.5)
+    assert again == sweep.runs
+    assert {run.workers for run in again} == {1, 2, 4}
+    assert {(run.status, run.reached) for run in again} == {("reached", True), ("diverged", False)}
+    assert {run.seed for run in again} == {0, 1}

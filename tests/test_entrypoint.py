@@ -17,23 +17,10 @@ from scaleexp.launch import entrypoint
 from scaleexp.launch.opening import open_study, prepare
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
+from tests.test_own_script import ENTRYPOINT
 from tests.without_ray import assigned
 
-STUDY = {
-    "name": "deaf",
-    "question": "What if it does not listen?",
-    "entrypoint": "tests.test_entrypoint:deaf",
-    "unit": "example",
-    "optimizer": {"name": "sgd"},
-    "base": {"batch_size": 8, "lr": 0.1},
-    "workers": [1],
-    "worker_batch": 8,
-    "lr_rules": ["sqrt"],
-    "lr_multipliers": [1],
-    "seeds": [0, 1],
-    "limits": {"samples": 1600},
-    "evaluation": {"every_samples": 40},
-}
+STUDY = {**ENTRYPOINT, "entrypoint": "tests.test_entrypoint:deaf", "workers": [1], "lr_multipliers": [1]}
 
 
 def deaf(trial):

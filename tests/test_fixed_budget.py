@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from analysis.budget_resamples import resampled_best
 from analysis.fixed_budget import FixedBudget, bracket, fixed_budget, within
 from analysis.read import load
 from analysis.study_traces import study_traces
@@ -226,3 +227,11 @@ def test_a_study_is_compared_at_the_samples_that_all_its_runs_hold(tmp_path: Pat
         crossing = 50.0 * (1.0 + 256.0 / at.batch_size) * at.batch_size
         assert at.value == pytest.approx(START_VALUE - 1.5 * found.samples / crossing, rel=1e-9)
         assert at.lr == pytest.approx(0.1 * (at.batch_size / 256) ** 0.5)
+
+
+def test_a_batch_with_one_seed_borrows_the_spread_of_runs_that_ended_well_at_the_best_rate() -> None:
+    others = np.array([[1.0, 1.2, math.inf], [5.0, 9.0, 9.0]])
+    rows = resampled_best([others, np.array([[3.0]])], 200, np.random.default_rng(0))
+    assert rows is not None
+    borrowed = 0.1 * math.sqrt(2.0)  # 1.0 and 1.2 about their mean, as one run varies
+    assert set(rows[:, 1].round(9)) == {round(3.0 - borrowed, 9), round(3.0 + borrowed, 9)}

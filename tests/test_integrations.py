@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 import analysis.read
 from scaleexp import schema
 from scaleexp.errors import ConfigError
+from scaleexp.integrations.counting import samples_per_example
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 from scaleexp.verify import verify
@@ -197,6 +198,12 @@ def test_tokens_are_counted_where_they_are_stated(tmp_path):
     assert {row["batch_size"] for row in rows(tmp_path / "log")} == {800}
     with pytest.raises(ConfigError, match="goes with tokens_per_example"):
         hf_trainer(tmp_path, unit="token")
+
+
+@pytest.mark.parametrize(("unit", "tokens"), [("token", None), ("example", 8), (None, 8)])
+def test_tokens_of_an_example_and_the_unit_token_come_together(unit, tokens):
+    with pytest.raises(ConfigError, match="goes with tokens_per_example"):
+        samples_per_example(unit, tokens)
 
 
 def test_a_smaller_batch_at_the_end_of_an_epoch_is_refused_before_it_trains(tmp_path):

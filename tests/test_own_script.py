@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from scaleexp.plan_table import render_plan
 from scaleexp.scripted_trial import arguments_of, context_of, told_by
 from scaleexp.spending import Left
 from scaleexp.storage import Store
+from scaleexp.trial import planned_trial
 
 DOCS = Path(scaleexp.__file__).parent / "docs"
 PAGE = DOCS / "own_script.md"
@@ -243,9 +245,10 @@ def test_a_driver_hands_on_where_it_stands_and_which_code_it_found(where_it_is):
 
 def test_a_script_is_told_its_trial():
     assignment = assigned()
-    trial = make_plan(assignment.study, "").trials[-1]
+    trial = replace(make_plan(assignment.study, "").trials[-1], realisation="command-2")
     context = context_of(assignment, trial)
     assert (context.key, context.batch_size, context.workers, context.lr) == (trial.key, 16, 2, trial.lr)
+    assert planned_trial(context) == planned_trial(trial)
     assert context.hyperparameters["width"] == 32
     assert context.hyperparameters["beta1"] == 0.9
     assert [(t.metric, t.value, t.direction) for t in context.targets] == [("accuracy", 0.9, "max")]

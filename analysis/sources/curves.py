@@ -113,18 +113,7 @@ def runs_against(curves: Curves, target: float, direction: Literal["min", "max"]
         raise ConfigError(f"a target must be a finite value of {curves.metric}, got {target:g}.")
     found = []
     for curve in curves.runs:
-        run = run_to_target(
-            curve.samples,
-            curve.values,
-            target,
-            direction,
-            key=curve.run,
-            seed=curve.seed,
-            batch_size=curve.batch_size,
-            workers=curve.workers,
-            lr=curve.lr,
-            status=curve.status,
-        )
+        run = run_to_target(curve, target, direction, key=curve.run, workers=curve.workers, status=curve.status)
         found.append(run if run.status else replace(run, status="reached" if run.reached else "limit"))
     refuse_met_at_start(found, curves.metric, target, direction)
     return tuple(found)

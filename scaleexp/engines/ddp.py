@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scaleexp.engines.base import FloatArray, NoiseMeasurement, StepResult, TrialState
 from scaleexp.engines.choose import best_of, median_of
+from scaleexp.engines.device_clock import now
 from scaleexp.engines.distance import distances
 from scaleexp.engines.kernels import Trainee, evaluation_mode
 from scaleexp.engines.loss_carrier import WithCarrier, carried
@@ -179,21 +180,21 @@ class DdpEngine:
 
     def step(self, start: int, stop: int, lr: FloatArray, *, measure: bool) -> StepResult:
         """One optimizer step."""
-        begin = self._now()
+        begin = now(self._device)
         own = (stop - start) // self._processes
         assert own * self._processes == stop - start, "every process takes the same share"
         first = start + self._rank * own
         batch = self._samples(first, first + own)
-        gathered = self._now()
+        gathered = now(self._device)
         shards = self._shards(stop - start) if measure else None
         found = self._measured(first, batch, shards) if shards else self._gradients(first, batch)
         grads = [g.unsqueeze(0) for g in found.grads]
         self._optimizer.update(self._stacked, grads, torch.from_numpy(lr).to(self._device))
         self._update_buffers(found.statistics)
-        waiting = self._now()
+        waiting = now(self._device)
         noise = self._noise(found, shards) if shards else None
         loss = float(found.loss)
-        end = self._now()
+        end = now(self._device)
         sync_s = found.sync_s + end - waiting
         return StepResult(
             loss=np.array([loss]),
@@ -205,11 +206,6 @@ class DdpEngine:
 
     def _samples(self, start: int, stop: int) -> Batch:
         return tuple(part.to(self._device) for part in self._workload.batch(self._seed, start, stop))
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
 
     def _gradients(self, first: int, batch: Batch, *, norms: bool = False) -> _Found:
         """Mean gradient over all processes by DDP's bucketed, overlapped all-reduce; on request own norms before it."""
@@ -230,9 +226,9 @@ class DdpEngine:
             total += loss.detach()
         sync_s = self._exposed_s()
         if self._carrier is None:
-            reducing = self._now()
+            reducing = now(self._device)
             dist.all_reduce(total)
-            total, sync_s = total / self._processes, sync_s + self._now() - reducing
+            total, sync_s = total / self._processes, sync_s + now(self._device) - reducing
         else:
             assert self._carrier.grad is not None
             total = self._carrier.grad.clone()
@@ -294,13 +290,13 @@ class DdpEngine:
             scaled = [g * share for g in part.grads]
             grads = [t.add_(g) for t, g in zip(grads, scaled, strict=True)] if grads else scaled
             total += part.loss * share
-        reducing = self._now()
+        reducing = now(self._device)
         flat = torch.cat([*(g.reshape(-1) for g in grads), total.to(grads[0].dtype).reshape(1)])
         dist.all_reduce(flat)
         flat.div_(self._processes)
         *split, total = torch.split(flat, [*(g.numel() for g in grads), 1])
         mean = [f.view_as(g) for f, g in zip(split, grads, strict=True)]
-        sync_s = self._now() - reducing
+        sync_s = now(self._device) - reducing
         return _Found(grads=mean, loss=total, sync_s=sync_s, statistics=statistics, small=small)
 
     def _noise(self, found: _Found, shards: int) -> NoiseMeasurement:

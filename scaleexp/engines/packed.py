@@ -7,7 +7,6 @@ the layers keep the workers apart (`scaleexp.exact_layers`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from scaleexp.engines.base import FloatArray, NoiseMeasurement, StepResult, TrialState
 from scaleexp.engines.choose import Compile, KernelName, briefly, choose_kernel, same_bits_in_any_pack
+from scaleexp.engines.device_clock import now
 from scaleexp.engines.distance import distances
 from scaleexp.engines.kernels import Gradients, Trainee, evaluation_mode, weighted_mean
 from scaleexp.engines.setup import linear_taps, pieces, prepared_model, restore_into, shards_of, sliced, state_of
@@ -136,9 +136,9 @@ class PackedEngine:
 
     def step(self, start: int, stop: int, lr: FloatArray, *, measure: bool) -> StepResult:
         """One optimizer step of every trial."""
-        begin = self._now()
+        begin = now(self._device)
         batch = self._stack.batch(start, stop)
-        gathered = self._now()
+        gathered = now(self._device)
         found, noise = self._measured(start, batch) if measure else (self._gradients(start, batch), None)
         rates = torch.from_numpy(lr).to(self._device)
         padding = rates[-1:].expand(len(self._stack) - len(rates))
@@ -148,12 +148,8 @@ class PackedEngine:
         if found.statistics:
             self._stack.fixed |= self._exact.updated(self._stack.fixed, found.statistics)
         loss = self._rows(found.loss)
-        return StepResult(loss=loss, noise=noise, data_s=gathered - begin, compute_s=self._now() - gathered, sync_s=0.0)
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        compute_s = now(self._device) - gathered
+        return StepResult(loss=loss, noise=noise, data_s=gathered - begin, compute_s=compute_s, sync_s=0.0)
 
     def _rows(self, values: Tensor) -> FloatArray:
         rows: FloatArray = values[: self._size].detach().double().cpu().numpy()

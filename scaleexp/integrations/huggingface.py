@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from scaleexp.errors import ConfigError
-from scaleexp.integrations.counting import examples_in
+from scaleexp.integrations.counting import examples_in, samples_per_example
 from scaleexp.run import Run
 from scaleexp.tracking import settings_of, track
 from scaleexp.trial_context import current_trial
@@ -51,10 +51,8 @@ class ScaleexpCallback(TrainerCallback):  # type: ignore[misc]  # no types where
         watch: bool = True,
         noise_every: int | None = None,
     ) -> None:
-        if (unit == "token") != (tokens_per_example is not None):
-            raise ConfigError("ScaleexpCallback: unit='token' goes with tokens_per_example=, and neither without both.")
         self._trainer, self._storage, self._unit, self._targets = trainer, storage, unit, targets
-        self._per_example, self._name = tokens_per_example or 1, name
+        self._per_example, self._name = samples_per_example(unit, tokens_per_example), name
         self._watch, self._noise_every = watch, noise_every
         self._run: Run | None = None
         self._seen, self._lr, self._losses = 0, 0.0, list[Tensor]()

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from scaleexp.errors import ConfigError
-from scaleexp.integrations.counting import examples_in
+from scaleexp.integrations.counting import examples_in, samples_per_example
 from scaleexp.run import Run
 from scaleexp.tracking import settings_of, track
 from scaleexp.trial_context import current_trial
@@ -56,8 +56,6 @@ class ScaleexpCallback(Callback):  # type: ignore[misc]  # no types where it is 
         watch: bool = True,
         noise_every: int | None = None,
     ) -> None:
-        if (unit == "token") != (tokens_per_example is not None):
-            raise ConfigError("ScaleexpCallback: unit='token' goes with tokens_per_example=, and neither without both.")
         self._stated: dict[str, Any] = {
             "storage": storage,
             "batch_size": batch_size,
@@ -67,7 +65,8 @@ class ScaleexpCallback(Callback):  # type: ignore[misc]  # no types where it is 
             "targets": targets,
             "name": name,
         }
-        self._limit, self._metrics, self._per_example = limit_samples, metrics, tokens_per_example or 1
+        self._limit, self._metrics = limit_samples, metrics
+        self._per_example = samples_per_example(unit, tokens_per_example)
         self._watch, self._noise_every = watch, noise_every
         self._run: Run | None = None
         self._seen, self._lr, self._losses = 0, 0.0, list[Tensor]()

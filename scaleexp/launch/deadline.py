@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from scaleexp.plan_table import count_of
+
 STARTING_S = 30.0
 """A process that drives real workers takes no CPU; to start it where all CPUs are busy takes a while [seconds]."""
 
@@ -24,7 +26,7 @@ def no_place(what: str, number: float, kind: str, start_s: float) -> str:
     """
     free, total = (held.get(kind, 0) for held in (ray.available_resources(), ray.cluster_resources()))
     return (
-        f"no place for {what} in {start_s:g} s (limits.start_s): that takes {counted(number, kind)} at once, and "
+        f"no place for {what} in {start_s:g} s (limits.start_s): that takes {count_of(number, kind)} at once, and "
         f"{free:g} of {total:g} are free; let others on the cluster end, join a larger one with RAY_ADDRESS, or raise "
         "limits.start_s"
     )
@@ -41,15 +43,6 @@ def no_driver(start_s: float) -> str:
         "on the head node of the cluster and takes 1 MB of the memory that Ray counts there, so let what holds all of "
         "it end, give Ray more with --memory, or raise limits.start_s"
     )
-
-
-def counted(number: float, what: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "CPU"), counted(2.0, "GPU")
-    ('1 CPU', '2 GPUs')
-    """
-    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 class StartDeadline(tune.Callback, tune.Stopper):  # type: ignore[misc]  # Ray has no types

@@ -70,8 +70,9 @@ def run_worker_group(
     from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from scaleexp.launch.deadline import counted, no_place
+    from scaleexp.launch.deadline import no_place
     from scaleexp.launch.killed import EndsOrNotes, note_killed
+    from scaleexp.plan_table import count_of
 
     start_s, cpus = assignment.study.limits.start_s, assignment.study.cpus_per_worker
     os.environ[_TIMEOUT] = str(start_s)
@@ -116,7 +117,7 @@ def run_worker_group(
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 workers, kind = trials[0].processes, "GPU" if use_gpu else "CPU"
                 needs = workers * (1 if use_gpu else cpus)
-                said = no_place(counted(workers, "real worker"), needs, kind, start_s)
+                said = no_place(count_of(workers, "real worker"), needs, kind, start_s)
                 raise TrialsFailedError(said) from error
             if least_refused(store, "ddp", trials[0].processes) == refused:  # else the controller lived to say so
                 note_killed(store, trials, str(error), refused)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from io import StringIO
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from scaleexp.narrowing_table import with_table
 from scaleexp.plan_table import dollars as cents
 from scaleexp.simulate import saying
 from scaleexp.simulate.configuration import CAUSES, Row
@@ -26,32 +22,8 @@ def frontier_text(made: Decision, width: int) -> str:
     head = (
         f"{goal}{saying.curve_text(given.curve)}, from {given.curve.name}; step time from {given.times_name}; {price}."
     )
-    buffer = StringIO()
-    console = Console(file=buffer, width=width, color_system=None, force_terminal=False, highlight=False)
-    console.print(head, markup=False)
-    console.print(_table(made, console))
-    for line in _below(made):
-        console.print(line, markup=False)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
-
-
-def _table(made: Decision, console: Console) -> Table:
-    columns = _columns(made)
-    per_cent = f"{100 * made.inputs.confidence:.0f} %"
-    for name in _DISPENSABLE:
-        wide = console.measure(_as_table(columns), options=console.options.update(width=10_000)).maximum
-        if wide > console.width:
-            columns.pop(name.format(interval=per_cent), None)
-    return _as_table(columns)
-
-
-def _as_table(columns: dict[str, list[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for header in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    return table
+    dispensable = [name.format(interval=f"{100 * given.confidence:.0f} %") for name in _DISPENSABLE]
+    return with_table(head, _columns(made), _below(made), dispensable=dispensable, width=width)
 
 
 def _columns(made: Decision) -> dict[str, list[str]]:
