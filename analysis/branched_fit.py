@@ -11,7 +11,7 @@ from analysis.equal_samples import Trace
 from analysis.fit_options import FitOptions
 from analysis.local_batch import Branch, LocalBatch, local_batch
 from analysis.sweep import BRANCH, Sweep, group_text
-from analysis.wording import count, interval, level, number, percent, unit_plural
+from analysis.wording import count, in_brackets, measured_interval, number, percent, unit_plural
 from scaleexp.errors import ConfigError
 
 HALF_LIVES = 10.0
@@ -71,14 +71,15 @@ def branched_answer(sweep: Sweep, found: LocalBatch) -> str:
     """The answer in one sentence."""
     group = {name: value for name, value in sweep.group.items() if name != BRANCH}
     units = unit_plural(sweep.unit)
+    interval = in_brackets(*found.interval, found.confidence)
     asked = f"the local critical batch size{f' of {group_text(group)}' if group else ''} at "
     asked += f"{count(found.branch_samples)} {units}"
     if found.status != "ok":
         low, high = found.bracket
-        bound = f" All they say is: {_between(low, high)} {units}." if bool(low) != math.isfinite(high) else ""
+        bound = f" All they say is: {measured_interval(low, high)} {units}." if bool(low) != math.isfinite(high) else ""
         return f"The data do not say what {asked} is: {found.reason}{bound}"
     return (
-        f"{asked[0].upper()}{asked[1:]} is {count(found.batch)} {units}{_interval(found)}: branches of up to that "
+        f"{asked[0].upper()}{asked[1:]} is {count(found.batch)} {units}{interval}: branches of up to that "
         f"batch stay within {number(found.epsilon)} of the {sweep.metric or 'loss'} of batch {found.base_batch:,}, and "
         f"at {count(found.bracket[1])} they do not."
     )
@@ -87,10 +88,11 @@ def branched_answer(sweep: Sweep, found: LocalBatch) -> str:
 def branched_lines(sweep: Sweep, found: LocalBatch) -> list[str]:
     """Status, the batch with its bracket, how the losses were made, and how it moves with the tolerance."""
     units = unit_plural(sweep.unit)
-    moved = ", ".join(f"{_between(low, high)} at {number(e)}" for e, low, high in _sensitivity(found))
+    interval = in_brackets(*found.interval, found.confidence)
+    moved = ", ".join(f"{measured_interval(low, high)} at {number(e)}" for e, low, high in _sensitivity(found))
     lines = [
         f"status  {found.status.replace('_', ' ')}: {found.reason}",
-        f"B       {_between(*found.bracket)}{_interval(found)} {units}, branched definition: loss within "
+        f"B       {measured_interval(*found.bracket)}{interval} {units}, branched definition: loss within "
         f"{number(found.epsilon)} of that of batch {found.base_batch:,}",
     ]
     if found.window is not None and found.half_life is not None:
@@ -116,21 +118,5 @@ def branched_rows(found: LocalBatch) -> list[dict[str, str]]:
     ]
 
 
-def _between(low: float, high: float) -> str:
-    """Measured batches, which are not rounded.
-
-    >>> _between(512.0, 1024.0), _between(0.0, 128.0)
-    ('512 to 1,024', 'at most 128')
-    """
-    return interval(low, high, digits=9)
-
-
 def _sensitivity(found: LocalBatch) -> list[tuple[float, float, float]]:
     return [(e, 0.0 if math.isnan(low) else low, high) for e, low, high in found.sensitivity]
-
-
-def _interval(found: LocalBatch) -> str:
-    low, high = found.interval
-    if low == 0.0 and math.isinf(high):
-        return ""
-    return f" ({level(found.confidence)} interval {_between(low, high)})"

@@ -10,7 +10,7 @@ from analysis.fixed_budget import FixedBudget, fixed_budget
 from analysis.jsonable import json_interval, json_safe
 from analysis.local_batch import LocalBatch
 from analysis.sweep import Sweep, group_text
-from analysis.wording import count, interval, level, number, percent, unit_plural
+from analysis.wording import count, in_brackets, number, percent, unit_plural
 from scaleexp.errors import ConfigError
 
 
@@ -40,10 +40,11 @@ def equal_samples_answer(sweep: Sweep, found: FixedBudget) -> str:
     """The answer in one sentence."""
     of_group = f" of {group_text(sweep.group)}" if sweep.group else ""
     units = unit_plural(sweep.unit)
+    interval = in_brackets(*found.interval, found.confidence)
     if found.status != "ok":
         return f"The data do not say what the critical batch size{of_group} at equal samples is: {found.reason}"
     return (
-        f"The critical batch size{of_group} at equal samples is {count(found.batch)} {units}{_interval(found)}: up to "
+        f"The critical batch size{of_group} at equal samples is {count(found.batch)} {units}{interval}: up to "
         f"there the best {sweep.metric or 'value'} after {count(found.samples)} {units} is within "
         f"{percent(found.epsilon)} of the best over all batches, and at {count(found.bracket[1])} it is not."
     )
@@ -52,12 +53,13 @@ def equal_samples_answer(sweep: Sweep, found: FixedBudget) -> str:
 def equal_samples_lines(sweep: Sweep, found: FixedBudget) -> list[str]:
     """Status, the batch with its bracket, and how it moves with the tolerance."""
     units = unit_plural(sweep.unit)
+    interval = in_brackets(*found.interval, found.confidence)
     moved = ", ".join(
         f"{_most(batch, following)} at {percent(epsilon)}" for epsilon, batch, following in found.sensitivity
     )
     return [
         f"status  {found.status.replace('_', ' ')}: {found.reason}",
-        f"B       {_most(*found.bracket)}{_interval(found)} {units}, equal-samples definition: best loss within "
+        f"B       {_most(*found.bracket)}{interval} {units}, equal-samples definition: best loss within "
         f"{percent(found.epsilon)} of the best after {count(found.samples)} {units}",
         f"moves   {moved}",
     ]
@@ -93,13 +95,6 @@ def instead_entry(name: str, found: FixedBudget | LocalBatch) -> dict[str, Any]:
         "warnings": found.warnings,
         name: found.to_dict(),
     }
-
-
-def _interval(found: FixedBudget) -> str:
-    low, high = found.interval
-    if low == 0.0 and math.isinf(high):
-        return ""
-    return f" ({level(found.confidence)} interval {interval(low, high)})"
 
 
 def _most(batch: float, following: float) -> str:

@@ -95,6 +95,26 @@ def interval(low: float, high: float, digits: int = 3) -> str:
     return UNKNOWN if isnan(low) or isnan(high) else "unbounded on both sides"
 
 
+def measured_interval(low: float, high: float) -> str:
+    """An interval whose ends are measured batch sizes, which are not rounded.
+
+    >>> measured_interval(512.0, 1024.0), measured_interval(0.0, 128.0)
+    ('512 to 1,024', 'at most 128')
+    """
+    return interval(low, high, digits=9)
+
+
+def in_brackets(low: float, high: float, confidence: float) -> str:
+    """The same with its level, after a number; nothing where it is unbounded on both sides.
+
+    >>> in_brackets(512.0, 1024.0, 0.95), in_brackets(0.0, float("inf"), 0.95)
+    (' (95 % interval 512 to 1,024)', '')
+    """
+    if low == 0.0 and high == inf:
+        return ""
+    return f" ({level(confidence)} interval {measured_interval(low, high)})"
+
+
 def percent(share: float) -> str:
     """A share as a percentage: whole above 10 %, one decimal below.
 
