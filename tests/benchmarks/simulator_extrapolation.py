@@ -5,9 +5,9 @@ to 64 workers; on up to two nodes, at 32 to 64; on a random fifth, at the rest. 
 0.1 being 10 %. Published throughput by number of GPUs (NVIDIA): each series without its largest count, which is
 predicted. The rows that are predicted choose nothing in any fit. Prints errors, times nothing.
 
-AdaptDL's line in the number of workers comes out ahead from four nodes to 20 workers and more; from two nodes it errs by
-a multiple of the step. Two sets of forms that predict 10 to 19 workers better from fewer rows, each without shares in
-common, were tried on 20 to 64 and lost: without line and torus 10.6 %, with a ring without latency besides 10.7 %.
+AdaptDL's line in the number of workers comes out ahead from four nodes to 20 workers and more; from two it errs by a
+multiple of the step. Two sets of forms that predict 10 to 19 workers better from fewer rows, both without shares in
+common, were tried on 20 to 64 and lost: without line and torus 10.6 %, with them and a ring without latency 10.7 %.
 Growth over a doubling or two does not tell growth over four, so the forms stay as broad as they are.
 """
 
