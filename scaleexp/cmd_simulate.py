@@ -38,23 +38,33 @@ def simulate() -> None:
 @simulate.command("fit")
 @_measurements
 @click.option("--out", required=True, metavar="FILE", help="Where the model goes, as JSON.")
+@click.option(
+    "--hardware",
+    metavar="NAME|FILE",
+    help="Its links and the column grad_bytes tell what communication should cost where few rows do.",
+)
 @_as_json
-def fit_command(source: str, group_by: str, out: str, as_json: bool) -> None:
+def fit_command(source: str, group_by: str, out: str, hardware: str | None, as_json: bool) -> None:
     """Fit a model of step times to measurements.
 
     Optional columns: accumulation_steps, sync_time_s (of a step: communication that nothing hid, and waiting),
     grad_bytes, parallelism (ddp or fsdp). A table of throughput will do, with
     throughput, gpus, and batch_per_gpu, grad_accum, global_batch, nodes where known.
     """
+    from scaleexp.hardware_profile import read_hardware
     from scaleexp.simulate.documents import fit_text
     from scaleexp.simulate.fitting import fit_groups
+    from scaleexp.simulate.link_priors import informed
     from scaleexp.simulate.model_file import model_document
     from scaleexp.simulate.sources import read_source
     from scaleexp.simulate.step_time import StepTimeModel
     from scaleexp.simulate.tables import grouped
 
     columns = _columns(group_by)
-    model = StepTimeModel(groups=fit_groups(grouped(read_source(source), columns)), group_by=columns)
+    groups = grouped(read_source(source), columns)
+    if hardware:
+        groups = informed(groups, read_hardware(hardware))
+    model = StepTimeModel(groups=fit_groups(groups), group_by=columns)
     model.save(out)
     document = model_document(model.groups, model.group_by)
     click.echo(json.dumps(document, indent=1, allow_nan=False) if as_json else fit_text(model))

@@ -98,11 +98,14 @@ def test_a_benchmark_that_failed_has_its_line_in_the_table():
         ("many_trials", {"trials_per_minute", "status_s", "status_bar_s", "fit_s"}),
         ("long_run", {"segments_bound", "commits", "growth_bytes", "reader_growth_bytes"}),
         ("analysis_speed", {"ratio_one_read", "analysis_s", "analysis_bar_s", "peak_bytes", "peak_bar_bytes"}),
+        ("simulator_extrapolation", {"ratio_up_to_4_nodes_adaptdl", "up_to_4_nodes_coverage"}),
     ],
 )
-def test_a_smoke_run_ends_with_its_json(name, more):
+def test_a_smoke_run_ends_with_its_json(name, more, request):
     if name == "analysis_speed":
         pytest.importorskip("pandas")
+    if name == "simulator_extrapolation":
+        request.getfixturevalue("measurements")
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -226,3 +226,16 @@ def test_a_model_with_numbers_out_of_bounds_is_not_read(model, tmp_path):
 def test_the_fitted_model_is_the_same_every_time(table, model, tmp_path):
     run("fit", "--measurements", table, "--group-by", "model", "--out", tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == model.read_bytes()
+
+
+def test_the_links_of_a_profile_tell_of_workers_that_were_not_measured(tmp_path):
+    rows = [(1, 1, b, 0.01 + 0.001 * b, 6e9) for b in (8, 16, 32)]
+    source = write(tmp_path / "steps.csv", rows, f"{HEADER},grad_bytes")
+    told, untold = tmp_path / "told.json", tmp_path / "untold.json"
+    checked("fit", run("fit", "--measurements", source, "--hardware", "a100-40gb", "--out", told, "--json"))
+    run("fit", "--measurements", source, "--out", untold)
+    steps = [StepTimeModel.load(path).predict(8, 1, 16).step_time_s.item() for path in (told, untold)]
+    assert steps[0] > 2 * steps[1]
+    bare = write(tmp_path / "bare.csv", [row[:4] for row in rows])
+    with pytest.raises(ConfigError, match="column grad_bytes"):
+        run("fit", "--measurements", bare, "--hardware", "a100-40gb", "--out", told)

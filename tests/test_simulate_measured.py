@@ -18,11 +18,13 @@ def found(measurements):
 
 
 def test_from_up_to_four_nodes_20_to_64_workers_are_predicted_within_ten_per_cent(found):
+    """AdaptDL's form, a straight line in the number of workers, is ahead here by about a tenth; see the next."""
     task = found["up_to_4_nodes"]
     assert pooled(task, "ours").mean() <= 0.10
     assert np.mean([columns["ours"].mean() for columns in task.values()]) <= 0.10
     assert pooled(task, "inside").mean() >= 0.85
     assert pooled(task, "ours").mean() < pooled(task, "linear").mean()
+    assert pooled(task, "ours").mean() < 1.15 * pooled(task, "adaptdl").mean()
 
 
 def test_from_up_to_two_nodes_32_to_64_workers_are_predicted_within_thirty_per_cent(found):

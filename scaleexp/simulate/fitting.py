@@ -94,9 +94,7 @@ def common_shares(groups: Mapping[str, Measurements], own: Mapping[str, bool]) -
         seen: dict[str, list[FloatArray]] = {}
         for group, held in groups.items():
             form = Form(name=name, two_nodes=own[group])
-            for regime, share in shares_of(
-                fit_form(form, held.rows, held.step_time_s, sync_time_s=held.sync_time_s)
-            ).items():
+            for regime, share in shares_of(_fit(form, held, {})).items():
                 if _regime(held.rows, regime, two_nodes=own[group]).sum() >= _FEWEST_ROWS:
                     seen.setdefault(regime, []).append(share)
         found[name] = {regime: np.mean(shares, axis=0) for regime, shares in seen.items() if len(shares) > 1}
@@ -188,7 +186,8 @@ def _fit(form: Form, held: Measurements, shares: Shares) -> FittedForm:
     terms = {term.partition(".")[0] for term in form.terms}
     common = {regime: share for regime, share in shares.get(form.name, {}).items() if regime in terms}
     seen = {r: s for r, s in common.items() if _regime(held.rows, r, two_nodes=form.two_nodes).any()}
-    return fit_form(form, held.rows, held.step_time_s, seen, sync_time_s=held.sync_time_s)
+    expected = held.expected[form.name, form.two_nodes] if held.expected else None
+    return fit_form(form, held.rows, held.step_time_s, seen, sync_time_s=held.sync_time_s, expected=expected)
 
 
 def _predicted(fitted: FittedForm, rows: Rows) -> FloatArray:

@@ -41,6 +41,8 @@ _TERMS: Mapping[str, Term] = {
 }
 TRANSFERS = frozenset({"pipelined", "ring", "node_ring", "local_ring"})
 """Terms that grow with the bytes moved; the others are latencies."""
+COUNTED = ("ring", "node_ring", "pipelined")
+"""Of the terms of one regime the one that all bytes between workers, or nodes, are expected in: the first it has."""
 
 FORMS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ring": (("ring", "hops"), ("pipelined", "ring", "hops")),

@@ -57,6 +57,7 @@ def fit_form(
     shares: Mapping[str, FloatArray] | None = None,
     *,
     sync_time_s: FloatArray | None = None,
+    expected: FloatArray | None = None,
 ) -> FittedForm:
     """Least squares of log step times over the form's parameters.
 
@@ -66,11 +67,12 @@ def fit_form(
         step_time_s: what was measured there.
         shares: regime -> what share of its communication each term has in all groups together (see `shares_of`).
         sync_time_s: what of each step was communication and waiting; nan where that was not measured.
+        expected: seconds that each term of the communication should cost, before a row is seen; none if left out.
     """
     design, slowest = form.design(rows), expected_maximum(rows.workers)
     scale = _scale(form, rows, step_time_s, design)
     target = np.log(step_time_s)
-    centre, width = _prior(form, rows, step_time_s)
+    centre, width = _prior(form, rows, step_time_s, np.zeros(len(design)) if expected is None else expected)
     timed = (rows.workers > 1) & np.isfinite(np.full(len(target), np.nan) if sync_time_s is None else sync_time_s)
     sync = np.zeros(0) if sync_time_s is None else sync_time_s[timed] / step_time_s[timed]
     computed = np.column_stack([rows.accumulation_steps, rows.worker_batch])[timed] / step_time_s[timed, None]
@@ -150,14 +152,14 @@ def _by_common(theta: FloatArray, form: Form, common: Common) -> list[FloatArray
     return found
 
 
-def _prior(form: Form, rows: Rows, step_time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(Centre, standard deviation) of every parameter before a row is seen."""
+def _prior(form: Form, rows: Rows, step_time_s: FloatArray, expected: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(Centre, standard deviation) of every parameter before a row is seen; what is expected may be off by itself."""
     step, batch, k = (float(np.median(x)) for x in (step_time_s, rows.worker_batch, rows.accumulation_steps))
     usual = [_USUAL[name] for name in COMMON[2:]]
-    centre = np.concatenate([[0.1 * step / k, 0.9 * step / batch], [c for c, _ in usual], np.zeros(len(form.terms))])
-    width = np.concatenate(
-        [[step / k, step / batch], [w for _, w in usual], _COMMUNICATION * step / k / np.maximum(form.typical(), 1e-3)],
-    )
+    centre = np.concatenate([[0.1 * step / k, 0.9 * step / batch], [c for c, _ in usual], expected])
+    unknown = _COMMUNICATION * step / k / np.maximum(form.typical(), 1e-3)
+    spread = np.where(expected > 0, expected, unknown)
+    width = np.concatenate([[step / k, step / batch], [w for _, w in usual], spread])
     return centre, width
 
 

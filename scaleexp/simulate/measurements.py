@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ class Measurements:
             measured.
         grad_bytes: bytes of gradients of a volume of 1; None where it is not known.
         parallelism: of it.
+        expected: (form, two nodes apart) -> seconds that each of its terms should cost, of a hardware profile.
     """
 
     rows: Rows
@@ -31,6 +33,7 @@ class Measurements:
     sync_time_s: FloatArray | None = None
     grad_bytes: float | None = None
     parallelism: Parallelism = "ddp"
+    expected: Mapping[tuple[str, bool], FloatArray] | None = None
 
     def __getitem__(self, kept: npt.NDArray[np.bool_]) -> Measurements:
         return Measurements(
@@ -39,6 +42,7 @@ class Measurements:
             sync_time_s=None if self.sync_time_s is None else self.sync_time_s[kept],
             grad_bytes=self.grad_bytes,
             parallelism=self.parallelism,
+            expected=self.expected,
         )
 
 

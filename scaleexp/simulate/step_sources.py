@@ -12,6 +12,7 @@ from scipy.special import ndtri
 from scaleexp.errors import ConfigError
 from scaleexp.hardware_profile import HardwareProfile, Precision, peak_flop_per_s
 from scaleexp.simulate.collectives import expected_maximum, ring_all_reduce_s
+from scaleexp.simulate.link_priors import LINK_EFFICIENCY
 from scaleexp.simulate.step_time import FloatArray, Numbers, Prediction
 
 CONFIDENCE = 0.95
@@ -21,7 +22,7 @@ Ranges = Mapping[str, tuple[float, float]]
 RANGES: Ranges = {
     "compute_efficiency": (0.1, 0.6),
     "memory_efficiency": (0.5, 0.9),
-    "link_efficiency": (0.3, 0.9),
+    "link_efficiency": LINK_EFFICIENCY,
     "exposed_share": (0.1, 1.0),
     "step_jitter": (0.005, 0.05),
     "launch_s": (1e-3, 3e-2),

@@ -4,6 +4,11 @@ Measured step times of three models on 1 to 64 T4 GPUs (AdaptDL, OSDI 2021): fit
 to 64 workers; on up to two nodes, at 32 to 64; on a random fifth, at the rest. `ratio` is our mean error in the first,
 0.1 being 10 %. Published throughput by number of GPUs (NVIDIA): each series without its largest count, which is
 predicted. The rows that are predicted choose nothing in any fit. Prints errors, times nothing.
+
+AdaptDL's line in the number of workers comes out ahead from four nodes to 20 workers and more; from two it errs by a
+multiple of the step. Two sets of forms that predict 10 to 19 workers better from fewer rows, both without shares in
+common, were tried on 20 to 64 and lost: without line and torus 10.6 %, with them and a ring without latency 10.7 %.
+Growth over a doubling or two does not tell growth over four, so the forms stay as broad as they are.
 """
 
 from __future__ import annotations
@@ -56,7 +61,12 @@ class AdaptDL:
 
     @classmethod
     def fit(cls, held: Measurements) -> AdaptDL:
-        """Least squares of log step times, as they do, from several exponents."""
+        """Least squares of log step times, from several exponents.
+
+        AdaptDL's own objective (adaptdl/goodput.py) adds the error of the computation alone, and draws towards no
+        overlap and no growth with workers; it errs as much: 8.8 % on up_to_4_nodes, 269 % on up_to_2_nodes, 7.4 % on
+        a_fifth.
+        """
         step = float(np.median(held.step_time_s))
         batch = float(np.median(held.rows.worker_batch))
         tries = []
@@ -150,7 +160,7 @@ def main() -> None:
         report("simulator_extrapolation", None, note="measurements made by others are not beside this checkout")
         return
     rows, ratios, more = read_table(MEASUREMENTS / "step_times_t4.csv"), {}, {}
-    for name in ["up_to_2_nodes"] if quick else TASKS:
+    for name in ["up_to_4_nodes"] if quick else TASKS:
         found = errors(rows, TASKS[name])
         for column in ("ours", "adaptdl", "linear"):
             bar = BAR if (name, column) == ("up_to_4_nodes", "ours") else None
@@ -159,7 +169,7 @@ def main() -> None:
         more[f"{name}_coverage"] = float(pooled(found, "inside").mean())
         print(f"{name}: {more[f'{name}_by_model']}", flush=True)
     if quick:
-        report("simulator_extrapolation", None, ratios, **more)
+        report("simulator_extrapolation", ratios.pop("up_to_4_nodes_ours"), ratios, **more)
         return
     series = throughput_errors(MEASUREMENTS / "throughput_nvidia.csv")
     more["throughput_series"] = len(series["ours"])
