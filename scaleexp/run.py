@@ -93,21 +93,28 @@ class Run:
         recorder.measuring.prepare(recorder.taken)
         self._mark = time.perf_counter()
 
-    def step(self, *, loss: Tensor | float, batch_size: int, lr: float | None = None, step: int | None = None) -> None:
+    def step(
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        step: int | None = None,
+    ) -> None:
         """One optimizer step was taken; on every process.
 
         Args:
-            loss: mean loss of this process's part of the batch, before the update: a tensor is not waited for.
-            batch_size: samples that all workers ate in this step.
+            loss: mean loss of this process's part of the batch, before the update: a tensor is not waited for. Needed.
+            batch_size: samples that all workers ate in this step. Needed: it is stated, never guessed.
             lr: learning rate of this step; None for the optimizer's, or for the stated one.
             step: its number, from 1; None for the next one.
 
         Raises:
-            ConfigError: another batch size than the trial's, or another step than the next one.
+            ConfigError: no loss, no batch size or another than the trial's, or another step than the next one.
             StorageError: a write failed.
         """
         recorder = self._going_on()
-        check_step(self.trial, recorder.taken, batch_size=batch_size, step=step, alone=self._alone)
+        check_step(self.trial, recorder.taken, loss=loss, batch_size=batch_size, step=step, alone=self._alone)
         recorder.meet()
         if recorder.measuring is not None and recorder.measuring.every is None:
             synchronised(loss)

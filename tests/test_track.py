@@ -324,6 +324,28 @@ def failing(tmp_path, body, **changes):
     return str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"loss": 1.0},
+            "run.step needs batch_size=, the samples that all workers ate in this step, and got none after step 0: "
+            "give run.step(loss=..., batch_size=32). It is stated, never guessed.",
+        ),
+        (
+            {"batch_size": 32},
+            "run.step needs loss=, the mean loss of this process's part of the batch, and got none after step 0: give "
+            "run.step(loss=..., batch_size=32).",
+        ),
+        ({}, "run.step needs batch_size="),
+        ({"loss": 1.0, "batch_size": "32"}, "Step 1 ate '32' samples and 32 were stated"),
+        ({"loss": "low", "batch_size": 32}, "loss is 'low': give a number, or a tensor of one."),
+    ],
+)
+def test_a_step_that_does_not_say_what_it_ate_and_lost_is_refused(tmp_path, arguments, said):
+    assert failing(tmp_path, lambda run: run.step(**arguments)).startswith(said)
+
+
 def test_a_step_of_another_batch_size_is_refused(tmp_path):
     said = failing(tmp_path, lambda run: run.step(loss=1.0, batch_size=20))
     assert said.startswith("Step 1 ate 20 samples and 32 were stated")
