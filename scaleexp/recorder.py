@@ -52,6 +52,7 @@ class Recorder:
         self._pending: list[Step] = []
         self._held: list[Evaluation] = []
         self._warned: set[str] = set()
+        self._expected: set[str] = set()
         self.go_on_from(begun_at)
 
     def go_on_from(self, step: int) -> None:
@@ -74,6 +75,12 @@ class Recorder:
                 "torch.distributed.init_process_group before scaleexp.track."
             )
         self.ranks = now
+
+    def expect_all(self, call: str) -> None:
+        """Before a call that every process has to make: the first time, refuse one that others do not make."""
+        if call not in self._expected:
+            self._expected.add(call)
+            self.ranks.expect_all(call, self.taken)
 
     def add(self, step: Step, *, now: bool) -> None:
         """Take a step; `now` logs it at once, on every process alike."""

@@ -116,6 +116,7 @@ class Run:
         recorder = self._going_on()
         check_step(self.trial, recorder.taken, loss=loss, batch_size=batch_size, step=step, alone=self._alone)
         recorder.meet()
+        recorder.expect_all("run.step")
         if recorder.measuring is not None and recorder.measuring.every is None:
             synchronised(loss)
         step_s = time.perf_counter() - self._mark
@@ -136,10 +137,15 @@ class Run:
         self._mark = time.perf_counter()
 
     def resume(self, step: int) -> None:
-        """Go on from the script's checkpoint after so many steps; what was logged after it counts no more."""
+        """Go on from the script's checkpoint after so many steps, on every process; what came after it counts no more.
+
+        Raises:
+            ConfigError: rank 0 calls it and others do not.
+        """
         if step < 0:
             raise ConfigError(f"run.resume got step {step}: it counts the steps of the script's checkpoint.")
         recorder = self._going_on()
+        recorder.expect_all("run.resume")
         recorder.agree()
         if recorder.log is not None:
             recorder.log.rewind(recorder.logged, step)
@@ -149,8 +155,13 @@ class Run:
         self._mark = time.perf_counter()
 
     def commit(self) -> None:
-        """Commit every row so far, and wait for it; on every process, right before the script writes a checkpoint."""
+        """Commit every row so far, and wait for it; on every process, right before rank 0 writes the checkpoint.
+
+        Raises:
+            ConfigError: rank 0 calls it and others do not.
+        """
         recorder = self._going_on()
+        recorder.expect_all("run.commit")
         recorder.agree()
         if recorder.log is not None:
             recorder.begin_log()
