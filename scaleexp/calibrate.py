@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import heapreplace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,7 @@ from scaleexp.execute import Assignment, noise_cadence, packed_engine, trial_fac
 from scaleexp.facts import usable_cores
 from scaleexp.held import packed_at_once, too_large
 from scaleexp.log_bytes import LogBytes, evaluations, measured, times_written
-from scaleexp.packing import packs
+from scaleexp.packing import last_end, packs
 from scaleexp.plan_rows import NOT_SEEN, Calibration, Estimate, Range
 
 if TYPE_CHECKING:
@@ -89,7 +88,8 @@ def calibrate(
         finally:
             torch.set_num_threads(before)
     seconds = [_pack_s(study, pack, found[pack[0].batch_size], left) for pack in chosen]
-    spread = _ends(seconds, slots) / sum(s.usual for s in seconds) if seconds else 0.0
+    usual = [s.usual for s in seconds]
+    spread = last_end(usual, slots) / sum(usual) if seconds else 0.0
     packed = list(zip(chosen, seconds, strict=True))
     return Calibration(
         batches={b: _estimate(study, b, m, to_run, packed, left, spread) for b, m in found.items()},
@@ -229,14 +229,6 @@ def _evaluations(study: Study, trial: Trial, left: Mapping[str, int]) -> int:
     """That a trial has before it."""
     first = trial.limit_steps - left[trial.key]
     return evaluations(first, trial.limit_steps, trial.batch_size, study.evaluation.every_samples)
-
-
-def _ends(seconds: Sequence[Range], slots: int) -> float:
-    """When the last of the packs ends if whoever is free takes the next."""
-    free = [0.0] * slots
-    for pack in seconds:
-        heapreplace(free, free[0] + pack.usual)
-    return max(free)
 
 
 def _estimate(
