@@ -5,7 +5,6 @@ Every process makes the same calls; what they have to agree on is `scaleexp.reco
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import ConfigError, StorageError
-from scaleexp.measuring import Measuring, synchronised
+from scaleexp.measuring import measuring_of, synchronised
 from scaleexp.ranks import Ranks
 from scaleexp.recorder import Recorder
 from scaleexp.run_end import standing_at_end
 from scaleexp.stated import NO_LIMIT
 from scaleexp.stepping import Step, check_step, number_of, value_of
 from scaleexp.tracked_log import TrackedLog
-from scaleexp.watching import LossScaler, Watch
+from scaleexp.watching import LossScaler
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,6 +64,7 @@ class Run:
         every: int | None = None,
         scaler: LossScaler | None = None,
         per_layer: bool = False,
+        distance: bool = False,
     ) -> None:
         """Measure gradient norms of this model, for the noise scale; on every process, before the first step.
 
@@ -74,23 +74,22 @@ class Run:
                 5 % of the step time, by the time of steps 2 to 6.
             scaler: of the loss, where there is one: `torch.amp.GradScaler`.
             per_layer: log the norms of every parameter, too.
+            distance: log at every evaluation how far the parameters are from their initialisation, under the metric
+                distance_from_init; takes a copy of them in memory on rank 0. Not under FSDP, nor after a resume.
 
         Raises:
             ConfigError: too late, before the model was wrapped, or a number of workers that is not the model's.
         """
-        recorder, trial = self._going_on(), self.trial
+        recorder = self._going_on()
         if recorder.taken != recorder.begun_at:
             raise ConfigError(f"run.watch(model) came after step {recorder.taken}: call it before the first step.")
-        if every is not None and every < 1:
-            raise ConfigError(f"run.watch got every={every}: it is a number of steps, 1 or more.")
         recorder.meet()
-        watch = Watch(model, accumulation_steps=trial.accumulation_steps, workers=trial.workers, scaler=scaler)
-        if every is None and trial.noise_every_samples is not None:
-            every = max(1, math.ceil(trial.noise_every_samples / trial.batch_size))
-        recorder.measuring = Measuring(watch, every=every, per_layer=per_layer)
-        if watch.unresolved:
-            recorder.warn(f"no noise scale is measured: {watch.unresolved}")
+        recorder.measuring = measuring_of(model, self.trial, every=every, scaler=scaler, per_layer=per_layer)
+        if recorder.measuring.watch.unresolved:
+            recorder.warn(f"no noise scale is measured: {recorder.measuring.watch.unresolved}")
         recorder.measuring.prepare(recorder.taken)
+        if distance:
+            recorder.measure_distance(model)
         self._mark = time.perf_counter()
 
     def step(

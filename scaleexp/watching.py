@@ -243,6 +243,11 @@ def _now(named: Mapping[str, Tensor]) -> float:
     return time.perf_counter()
 
 
+def sum_of(squares: Mapping[str, Tensor]) -> Tensor:
+    """Of all parameters, shape ()."""
+    return torch.stack(list(squares.values())).sum()
+
+
 def resolved(small: float, big: float) -> bool:
     """Whether norms are numbers: a loss scale that was too large makes them infinite.
 
