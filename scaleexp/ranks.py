@@ -41,6 +41,12 @@ class Ranks:
             return cls(rank=dist.get_rank(), size=dist.get_world_size(), together=dist.get_world_size() > 1)
         return cls(rank=int(os.environ.get("RANK", 0)), size=int(os.environ.get("WORLD_SIZE", 1)), together=False)
 
+    @property
+    def nodes(self) -> int | None:
+        """Machines that they are on, if each has as many, by what torchrun and Ray Train say; None if nobody does."""
+        local = os.environ.get("LOCAL_WORLD_SIZE", "")
+        return -(-self.size // int(local)) if local.isdecimal() and int(local) else None
+
     def expect_all(self, call: str, step: int) -> None:
         """Refuse, on rank 0, a call that every process has to make and others do not.
 

@@ -241,6 +241,8 @@ class Recorder:
             "deterministic": False,
             "sample_order": "uncontrolled",
         }
+        if self.ranks.nodes is not None:
+            realisation["nodes"] = self.ranks.nodes
         if measuring is not None:
             realisation |= measuring.realisation
         n_parameters = measuring.watch.n_parameters if measuring is not None else None

@@ -229,6 +229,7 @@ def _started(trial: TrialContext) -> dict[str, Any]:
 
 
 def _facts(trial: TrialContext, n_parameters: int | None) -> schema.TrialFacts:
+    own = trial.workload.get("hyperparameters", {})  # of the script, which are said there
     return {
         "schema_version": schema.SCHEMA_VERSION,
         "trial_id": trial.trial_id,
@@ -239,7 +240,7 @@ def _facts(trial: TrialContext, n_parameters: int | None) -> schema.TrialFacts:
         "micro_batch": trial.micro_batch,
         "accumulation_steps": trial.accumulation_steps,
         "lr": trial.lr,
-        "optimizer": dict(trial.hyperparameters),
+        "optimizer": {k: v for k, v in trial.hyperparameters.items() if k not in own},
         "workload": dict(trial.workload),
         "dtype": trial.dtype,
         "unit": trial.unit,

@@ -146,6 +146,8 @@ def commit(root):
 def test_a_process_group_that_is_set_up_after_the_run_began_counts(root):
     found = rows(root / "before", "steps")
     assert [row["loss"] for row in found] == [10.5] * 3  # the mean of both processes
+    realisation = commit(root / "before")["realisation"]
+    assert (realisation["processes"], realisation["nodes"]) == (2, 1)
     grads = [gradient_of(rank) for rank in (0, 1)]
     small = sum(float(g.square().sum()) for own in grads for g in own.values()) / 2
     big = sum(float(((a + b) / 2).square().sum()) for a, b in zip(*(g.values() for g in grads), strict=True))
