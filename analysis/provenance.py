@@ -23,11 +23,8 @@ def measured_rows(study: StudyAnalysis) -> tuple[tuple[str, str], ...]:
     unit = unit_plural(study.unit)
     rows = [
         ("Workload", settings(f["workload"] for f in facts)),
-        (
-            "Data",
-            f"{values(f['n_train'] for f in facts)} training {unit}; sha256 {values(f['data_sha256'] for f in facts)}",
-        ),
-        ("Parameters", values(f["n_parameters"] for f in facts)),
+        ("Data", f"{_size(facts, unit)}; sha256 {_said(f['data_sha256'] for f in facts)}"),
+        ("Parameters", _said(f["n_parameters"] for f in facts)),
         ("Optimizer", settings(f["optimizer"] for f in facts)),
         ("Precision", values(f["dtype"] for f in facts)),
         ("Seeds", values(f["seed"] for f in facts)),
@@ -40,7 +37,7 @@ def measured_rows(study: StudyAnalysis) -> tuple[tuple[str, str], ...]:
         ("Realisation", settings(c["realisation"] for c in commits)),
         ("Hardware", settings(f["hardware"] for f in facts)),
         ("Run with", settings(f["versions"] for f in facts)),
-        ("Code", f"git {values(f['git_sha'] for f in facts)}"),
+        ("Code", f"git {_said(f['git_sha'] for f in facts)}"),
         ("Analysed with", settings([{p: version(p) for p in ANALYSIS_PACKAGES}])),
     ]
     return tuple((label, text) for label, text in rows if text)
@@ -98,6 +95,23 @@ def values(found: Iterable[Any]) -> str:
     if len(distinct) > MOST_VALUES:
         return f"{len(distinct)} values from {distinct[0]} to {distinct[-1]}"
     return " | ".join(distinct)
+
+
+def _said(found: Iterable[Any]) -> str:
+    """Values that a user's own script may leave out.
+
+    >>> _said([None, "", 3])
+    'not said | 3'
+    """
+    return values("not said" if value in (None, "") else value for value in found)
+
+
+def _size(facts: Iterable[Mapping[str, Any]], unit: str) -> str:
+    """Of the training set."""
+    sizes = [f["n_train"] for f in facts]
+    if all(size is None for size in sizes):
+        return f"{unit} of a stream, or of a training set whose size was not said"
+    return f"{_said(sizes)} training {unit}"
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

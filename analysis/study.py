@@ -172,7 +172,8 @@ def _planned_target(log: StudyLog, metric: str | None) -> Target:
     if not targets:
         raise ConfigError(
             f"the plan of {log.path} has no target, so there is nothing to count steps to: add one under `targets` in "
-            "the study file and run the study again, which goes on with what is finished."
+            "the study file and run the study again, which goes on with what is finished; a script recorded alone "
+            "gives targets= to scaleexp.track, with another storage=."
         )
     for target in targets:
         if metric in (None, target["metric"]):

@@ -270,7 +270,7 @@ def _planned(prepared: Prepared, root: str | None, *, calibrate: bool) -> tuple[
     """
     from shutil import get_terminal_size
 
-    from scaleexp import spending
+    from scaleexp import logged_times, spending
     from scaleexp.calibrate import calibrate as calibrated
     from scaleexp.launch.opening import bytes_of, check_held
     from scaleexp.plan_rows import plan_document
@@ -286,6 +286,8 @@ def _planned(prepared: Prepared, root: str | None, *, calibrate: bool) -> tuple[
     new = 0 if held else bytes_of(prepared)
     workload = prepared.workload if calibrate else None  # a script cannot be timed before it runs
     found = calibrated(study, workload, trials, left, study_bytes=new) if workload else None
+    if store and study.script:
+        found = logged_times.calibrated(study, store, trials, left)
     document = plan_document(prepared.plan, study, found, left, limits=limits)
     return document, render_plan(document, width=get_terminal_size().columns if sys.stdout.isatty() else _PIPED)
 

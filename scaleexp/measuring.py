@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from scaleexp.engines.choose import cadence
+from scaleexp.errors import ConfigError
 from scaleexp.ranks import Ranks
-from scaleexp.watching import Watch
+from scaleexp.trial_context import TrialContext
+from scaleexp.watching import LossScaler, Watch
 
 COLD = 2.0
 """In a step, where gradients push other things out of the caches, measuring took 1.7 times what it takes by itself."""
@@ -65,6 +69,22 @@ class Measuring:
         elif self.every is not None:
             said["noise_every_steps"] = self.every
         return said
+
+
+def measuring_of(
+    model: nn.Module, trial: TrialContext, *, every: int | None, scaler: LossScaler | None, per_layer: bool
+) -> Measuring:
+    """Hooks on a trial's model, at a cadence that is stated, that of its study, or one that is to be timed.
+
+    Raises:
+        ConfigError: a cadence that is none, a model that is not wrapped yet, or workers that are not the model's.
+    """
+    if every is not None and every < 1:
+        raise ConfigError(f"run.watch got every={every}: it is a number of steps, 1 or more.")
+    watch = Watch(model, accumulation_steps=trial.accumulation_steps, workers=trial.workers, scaler=scaler)
+    if every is None and trial.noise_every_samples is not None:
+        every = max(1, math.ceil(trial.noise_every_samples / trial.batch_size))
+    return Measuring(watch, every=every, per_layer=per_layer)
 
 
 def synchronised(loss: object) -> None:

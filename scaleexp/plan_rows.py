@@ -17,9 +17,9 @@ NOT_SEEN = 0.15
 """What a few steps do not show, as a share of the time: in CPU time, whole studies took from 2 to 12 % more."""
 NOT_MEASURED = "nothing was measured (--no-calibrate)."
 OF_A_SCRIPT = {
-    "seconds": "unknown until the first trial has run: a script is not timed before; then `scaleexp status` says it.",
-    "disk_bytes": "unknown until the first trial has run: what a script keeps is its own business.",
-    "usd": "unknown until the first trial has run, as the time is; limits.usd and limits.wall_s hold all the same.",
+    "seconds": "unknown until the first trial has ended: a script is not timed before; then this table says it.",
+    "disk_bytes": "what a script keeps is its own business, and no log says it.",
+    "usd": "unknown until the first trial has ended, as the time is; limits.usd and limits.wall_s hold all the same.",
 }
 NO_PRICE = "there is no price: set price_usd_per_worker_hour, or hardware to a profile that has one."
 
@@ -55,12 +55,12 @@ class Estimate:
 
     Attributes:
         seconds: their share of the wall time; None where no trial was timed.
-        disk_bytes: rows, commits and the states that are kept.
+        disk_bytes: rows, commits and the states that are kept; None of a script, which keeps its own.
         not_timed: trials of real workers, which `seconds` leaves out.
     """
 
     seconds: Range | None
-    disk_bytes: Range
+    disk_bytes: Range | None
     not_timed: int = 0
 
 
@@ -72,10 +72,11 @@ class Calibration:
         batches: by batch size; those of which nothing is left to run have none.
         workers: GPUs of this machine, or its CPU cores if it has none: what the wall time is for.
         kind: of worker: GPU or CPU core.
-        repeats: of each timing.
+        repeats: of each timing; of a script, the ended trials that tell what a step takes.
         elsewhere: whether the study would run on another cluster than this machine.
         passing_bytes: of states and rows that are there only while trials run.
         study_bytes: of what is written once for the study.
+        said: what the numbers rest on, in the place of what is said of a study's own workload.
     """
 
     batches: Mapping[int, Estimate] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class Calibration:
     elsewhere: bool = False
     passing_bytes: float = 0.0
     study_bytes: float = 0.0
+    said: Mapping[str, str] = field(default_factory=dict)
 
 
 class PlanRow(TypedDict):
@@ -263,4 +265,5 @@ def rests_on(study: Study, found: Calibration | None, rows: Sequence[PlanRow]) -
     ]
     price = study.price_usd_per_worker_hour
     usd = f"${price:g} per {found.kind} and hour, all of this machine's held for that time." if price else NO_PRICE
-    return {"seconds": " ".join(seconds) or "nothing is left to run.", "disk_bytes": " ".join(disk), "usd": usd}
+    own = {"seconds": " ".join(seconds) or "nothing is left to run.", "disk_bytes": " ".join(disk), "usd": usd}
+    return {**own, **found.said}

@@ -49,7 +49,7 @@ def _summary(document: Mapping[str, Any]) -> str:
     second, ended, rests = document["second_realisations"], document["trials_ended"], document["rests_on"]
     again = f" + {second} run a second time in another way" if second else ""
     over = f" ({ended} have ended already and are not counted)" if ended else ""
-    machine = document["machine"]
+    machine = document["machine"] if document["seconds_at_most"] is not None else None
     here = f" on {count_of(machine['workers'], machine['kind'])} of this machine" if machine else ""
     lines = [
         f"{document['trials']} trials{again}{over}: at most {_short(document['samples_at_most'])} samples",

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from scaleexp.errors import ConfigError
+
+ARRIVE_S = 60.0
+"""Rank 0 waits so long for the others where it first makes a call that every process has to make [seconds]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +40,43 @@ class Ranks:
         if dist.is_available() and dist.is_initialized():
             return cls(rank=dist.get_rank(), size=dist.get_world_size(), together=dist.get_world_size() > 1)
         return cls(rank=int(os.environ.get("RANK", 0)), size=int(os.environ.get("WORLD_SIZE", 1)), together=False)
+
+    @property
+    def nodes(self) -> int | None:
+        """Machines that they are on, if each has as many, by what torchrun and Ray Train say; None if nobody does."""
+        local = os.environ.get("LOCAL_WORLD_SIZE", "")
+        return -(-self.size // int(local)) if local.isdecimal() and int(local) else None
+
+    def expect_all(self, call: str, step: int) -> None:
+        """Refuse, on rank 0, a call that every process has to make and others do not.
+
+        It asks the store by which the processes found each other: a sum over all of them would never end where one
+        does not come, or would meet another sum of it.
+
+        Args:
+            call: its name.
+            step: after which it comes.
+
+        Raises:
+            ConfigError: not all came in time.
+        """
+        if not self.together:
+            return
+        store = dist.distributed_c10d._get_default_store()
+        keys = [f"scaleexp/{call}/{step}/{rank}" for rank in range(self.size)]
+        if self.rank:
+            store.set(keys[self.rank], "here")
+            return
+        try:
+            store.wait(keys[1:], timedelta(seconds=ARRIVE_S))
+        except RuntimeError as error:
+            missing = sum(not store.check([key]) for key in keys[1:])
+            if not missing:
+                return  # the last one has just come
+            raise ConfigError(
+                f"{call} came after step {step} on rank 0 and, {ARRIVE_S:g} s later, not on {missing} of {self.size} "
+                "processes: call it on every process, outside of `if rank == 0:`."
+            ) from error
 
     def summed(self, values: Sequence[torch.Tensor | float]) -> list[float]:
         """Each value summed over all processes, which call this with as many; own values where they cannot be asked."""

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from scaleexp.engines.base import NoiseMeasurement
 from scaleexp.errors import ConfigError
 from scaleexp.measuring import Measuring
+from scaleexp.origin import Origin, why_unknown
 from scaleexp.ranks import Ranks
+from scaleexp.schema import DISTANCE
 from scaleexp.stepping import Evaluation, Step
 from scaleexp.tracked_log import TrackedLog
-from scaleexp.watching import Norms, resolved
+from scaleexp.watching import Norms, resolved, sum_of
 
 AGREE_S, MOST_PENDING = 1.0, 256
 """About how often processes agree [seconds]; most steps whose losses wait on their device."""
@@ -52,6 +54,8 @@ class Recorder:
         self._pending: list[Step] = []
         self._held: list[Evaluation] = []
         self._warned: set[str] = set()
+        self._expected: set[str] = set()
+        self._origin: Origin | None = None
         self.go_on_from(begun_at)
 
     def go_on_from(self, step: int) -> None:
@@ -75,6 +79,12 @@ class Recorder:
             )
         self.ranks = now
 
+    def expect_all(self, call: str) -> None:
+        """Before a call that every process has to make: the first time, refuse one that others do not make."""
+        if call not in self._expected:
+            self._expected.add(call)
+            self.ranks.expect_all(call, self.taken)
+
     def add(self, step: Step, *, now: bool) -> None:
         """Take a step; `now` logs it at once, on every process alike."""
         self.taken = step.step
@@ -87,11 +97,21 @@ class Recorder:
     def evaluated(self, values: Mapping[str, float], eval_s: float) -> None:
         """Take an evaluation on rank 0, which may make it alone: it is logged after the steps before it."""
         assert self.log is not None
+        if self._origin is not None and DISTANCE not in values:
+            values = {**values, DISTANCE: self._origin.distance()}
         if self._pending:
             self._held.append(Evaluation(self.taken, values, eval_s))
             return
         self.begin_log()
         self.log.evaluation(self.taken, values, eval_s)
+
+    def measure_distance(self, model: nn.Module) -> None:
+        """Log from here on with every evaluation how far this model is from where it is now."""
+        unknown = why_unknown(model, self.begun_at)
+        if unknown:
+            self.warn(f"no {DISTANCE} is logged: {unknown}")
+        elif self.log is not None:
+            self._origin = Origin(model)
 
     def measured(self, step_s: float) -> None:
         """After a step: decide on a cadence once enough were timed, and prepare for the next one."""
@@ -221,6 +241,8 @@ class Recorder:
             "deterministic": False,
             "sample_order": "uncontrolled",
         }
+        if self.ranks.nodes is not None:
+            realisation["nodes"] = self.ranks.nodes
         if measuring is not None:
             realisation |= measuring.realisation
         n_parameters = measuring.watch.n_parameters if measuring is not None else None
@@ -231,8 +253,3 @@ class Recorder:
         if what not in self._warned and self.ranks.rank == 0:
             _log.warning("%s", what)
         self._warned.add(what)
-
-
-def sum_of(squares: Mapping[str, Tensor]) -> Tensor:
-    """Of all parameters, shape ()."""
-    return torch.stack(list(squares.values())).sum()

@@ -5,7 +5,6 @@ Every process makes the same calls; what they have to agree on is `scaleexp.reco
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from scaleexp.errors import ConfigError, StorageError
-from scaleexp.measuring import Measuring, synchronised
+from scaleexp.measuring import measuring_of, synchronised
 from scaleexp.ranks import Ranks
 from scaleexp.recorder import Recorder
 from scaleexp.run_end import standing_at_end
 from scaleexp.stated import NO_LIMIT
 from scaleexp.stepping import Step, check_step, number_of, value_of
 from scaleexp.tracked_log import TrackedLog
-from scaleexp.watching import LossScaler, Watch
+from scaleexp.watching import LossScaler
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,6 +64,7 @@ class Run:
         every: int | None = None,
         scaler: LossScaler | None = None,
         per_layer: bool = False,
+        distance: bool = False,
     ) -> None:
         """Measure gradient norms of this model, for the noise scale; on every process, before the first step.
 
@@ -74,41 +74,48 @@ class Run:
                 5 % of the step time, by the time of steps 2 to 6.
             scaler: of the loss, where there is one: `torch.amp.GradScaler`.
             per_layer: log the norms of every parameter, too.
+            distance: log at every evaluation how far the parameters are from their initialisation, under the metric
+                distance_from_init; takes a copy of them in memory on rank 0. Not under FSDP, nor after a resume.
 
         Raises:
             ConfigError: too late, before the model was wrapped, or a number of workers that is not the model's.
         """
-        recorder, trial = self._going_on(), self.trial
+        recorder = self._going_on()
         if recorder.taken != recorder.begun_at:
             raise ConfigError(f"run.watch(model) came after step {recorder.taken}: call it before the first step.")
-        if every is not None and every < 1:
-            raise ConfigError(f"run.watch got every={every}: it is a number of steps, 1 or more.")
         recorder.meet()
-        watch = Watch(model, accumulation_steps=trial.accumulation_steps, workers=trial.workers, scaler=scaler)
-        if every is None and trial.noise_every_samples is not None:
-            every = max(1, math.ceil(trial.noise_every_samples / trial.batch_size))
-        recorder.measuring = Measuring(watch, every=every, per_layer=per_layer)
-        if watch.unresolved:
-            recorder.warn(f"no noise scale is measured: {watch.unresolved}")
+        recorder.measuring = measuring_of(model, self.trial, every=every, scaler=scaler, per_layer=per_layer)
+        if recorder.measuring.watch.unresolved:
+            recorder.warn(f"no noise scale is measured: {recorder.measuring.watch.unresolved}")
         recorder.measuring.prepare(recorder.taken)
+        if distance:
+            recorder.measure_distance(model)
         self._mark = time.perf_counter()
 
-    def step(self, *, loss: Tensor | float, batch_size: int, lr: float | None = None, step: int | None = None) -> None:
+    def step(
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        step: int | None = None,
+    ) -> None:
         """One optimizer step was taken; on every process.
 
         Args:
-            loss: mean loss of this process's part of the batch, before the update: a tensor is not waited for.
-            batch_size: samples that all workers ate in this step.
+            loss: mean loss of this process's part of the batch, before the update: a tensor is not waited for. Needed.
+            batch_size: samples that all workers ate in this step. Needed: it is stated, never guessed.
             lr: learning rate of this step; None for the optimizer's, or for the stated one.
             step: its number, from 1; None for the next one.
 
         Raises:
-            ConfigError: another batch size than the trial's, or another step than the next one.
+            ConfigError: no loss, no batch size or another than the trial's, or another step than the next one.
             StorageError: a write failed.
         """
         recorder = self._going_on()
-        check_step(self.trial, recorder.taken, batch_size=batch_size, step=step, alone=self._alone)
+        check_step(self.trial, recorder.taken, loss=loss, batch_size=batch_size, step=step, alone=self._alone)
         recorder.meet()
+        recorder.expect_all("run.step")
         if recorder.measuring is not None and recorder.measuring.every is None:
             synchronised(loss)
         step_s = time.perf_counter() - self._mark
@@ -129,10 +136,15 @@ class Run:
         self._mark = time.perf_counter()
 
     def resume(self, step: int) -> None:
-        """Go on from the script's checkpoint after so many steps; what was logged after it counts no more."""
+        """Go on from the script's checkpoint after so many steps, on every process; what came after it counts no more.
+
+        Raises:
+            ConfigError: rank 0 calls it and others do not.
+        """
         if step < 0:
             raise ConfigError(f"run.resume got step {step}: it counts the steps of the script's checkpoint.")
         recorder = self._going_on()
+        recorder.expect_all("run.resume")
         recorder.agree()
         if recorder.log is not None:
             recorder.log.rewind(recorder.logged, step)
@@ -142,8 +154,13 @@ class Run:
         self._mark = time.perf_counter()
 
     def commit(self) -> None:
-        """Commit every row so far, and wait for it; on every process, right before the script writes a checkpoint."""
+        """Commit every row so far, and wait for it; on every process, right before rank 0 writes the checkpoint.
+
+        Raises:
+            ConfigError: rank 0 calls it and others do not.
+        """
         recorder = self._going_on()
+        recorder.expect_all("run.commit")
         recorder.agree()
         if recorder.log is not None:
             recorder.begin_log()

@@ -28,16 +28,26 @@ class Evaluation(NamedTuple):
     eval_s: float
 
 
-def check_step(trial: TrialContext, taken: int, *, batch_size: int, step: int | None, alone: bool) -> None:
+def check_step(
+    trial: TrialContext, taken: int, *, loss: object, batch_size: int | None, step: int | None, alone: bool
+) -> None:
     """Refuse a step of another batch size than the trial's, or another step than the one after `taken`.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: it is one, or says nothing of its batch size or its loss.
     """
+    call = f"and got none after step {taken}: give run.step(loss=..., batch_size={trial.batch_size})."
+    if batch_size is None:
+        raise ConfigError(
+            f"run.step needs batch_size=, the samples that all workers ate in this step, {call} It is stated, never "
+            "guessed."
+        )
+    if loss is None:
+        raise ConfigError(f"run.step needs loss=, the mean loss of this process's part of the batch, {call}")
     if batch_size != trial.batch_size:
         said = "stated" if alone else "planned"
         raise ConfigError(
-            f"Step {taken + 1} ate {batch_size} samples and {trial.batch_size} were {said}: train on "
+            f"Step {taken + 1} ate {batch_size!r} samples and {trial.batch_size} were {said}: train on "
             f"{trial.batch_size} over all workers in every step, and drop a last batch that is smaller."
         )
     if step is not None and step != taken + 1:

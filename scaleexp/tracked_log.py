@@ -230,10 +230,11 @@ def _started(trial: TrialContext) -> dict[str, Any]:
 
 
 def _facts(trial: TrialContext, n_parameters: int | None) -> schema.TrialFacts:
+    own = trial.workload.get("hyperparameters", {})  # of the script, which are said there
     return {
         "schema_version": schema.SCHEMA_VERSION,
         **planned_trial(trial),
-        "optimizer": dict(trial.hyperparameters),
+        "optimizer": {k: v for k, v in trial.hyperparameters.items() if k not in own},
         "workload": dict(trial.workload),
         "dtype": trial.dtype,
         "unit": trial.unit,

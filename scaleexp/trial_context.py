@@ -52,7 +52,8 @@ class TrialContext:
         unit: what a sample is: example or token.
         limit_samples: where the trial ends that has not reached its targets [samples].
         evaluate_every_samples: evaluate at the first step boundary past each multiple of this [samples].
-        hyperparameters: the other settings of the optimizer, as trial.json says them under `optimizer`.
+        hyperparameters: the other settings of the optimizer, as trial.json says them under `optimizer`, and the
+            script's own of the study.
         targets: what ends the trial: the hardest value of every metric, each confirmed by the next evaluation.
         warmup_samples: samples over which the LR rises linearly to its peak.
         commit_every_s: wall time from one commit to the next [seconds].

@@ -237,6 +237,11 @@ def _tensors(output: Any) -> Iterator[Tensor]:  # noqa: ANN401  # of any model
             yield from _tensors(value)
 
 
+def sum_of(squares: Mapping[str, Tensor]) -> Tensor:
+    """Of all parameters, shape ()."""
+    return torch.stack(list(squares.values())).sum()
+
+
 def resolved(small: float, big: float) -> bool:
     """Whether norms are numbers: a loss scale that was too large makes them infinite.
 

@@ -44,3 +44,14 @@ def kind_of(model: nn.Module, workers: int) -> tuple[Kind, str]:
             "wrapped model."
         )
     return "plain", "" if workers == 1 else f"{workers} workers are stated and there is one process"
+
+
+def sharded(model: nn.Module) -> bool:
+    """Whether a process holds a part of the parameters only, of the model or of a module in it.
+
+    >>> sharded(nn.Linear(2, 1))
+    False
+    """
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules())

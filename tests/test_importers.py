@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tensorboardX import SummaryWriter
 
 from analysis.cbs import fit_curve
 from analysis.read import load
@@ -297,6 +298,86 @@ def test_a_batch_of_one_process_is_not_taken_for_the_global_one(tmp_path, logged
     card.unlink()
     given = read_curves(root, metric="eval_loss", unit="example", batch_size=logged[0].batch_size)
     assert given.runs[0].lr == logged[0].lr
+
+
+WARMED_UP = (0.0, 0.25, 0.5, 0.375, 0.25, 0.125)
+"""A schedule of learning rates that rises to its peak and decays: neither the first nor the last is the largest."""
+
+
+def as_a_trainer_logs_it(root, run):
+    state = trainer_state(run, run.batch_size)
+    records = [r for r in state["log_history"] if "learning_rate" in r]
+    for record, share in zip(records, WARMED_UP, strict=False):
+        record["learning_rate"] = 2 * share * run.lr
+    root.mkdir()
+    (root / "trainer_state.json").write_text(json.dumps(state))
+    return root, {"metric": "eval_loss"}
+
+
+def as_tensorboard_logs_it(root, run, tag="train/learning_rate"):
+    with SummaryWriter(str(root)) as writer:
+        for (step, value), share in zip(run.evals, WARMED_UP, strict=False):
+            writer.add_scalar("eval/loss", value, step)
+            writer.add_scalar(tag, 2 * share * run.lr, step)
+    return root, {"metric": "eval/loss"}
+
+
+def as_lightning_logs_it(root, run):
+    return as_tensorboard_logs_it(root, run, "lr-AdamW/pg1")
+
+
+def as_wandb_logs_it(root, run, column="train/learning_rate"):
+    rows = [r for r in history(run) if "train/loss" in r or "eval/loss" in r]
+    for row in rows:
+        row.pop("train/learning_rate", None)
+    for row, share in zip([r for r in rows if "train/loss" in r], WARMED_UP, strict=False):
+        row[column] = 2 * share * run.lr
+    return write_parquet(root.with_suffix(".parquet"), rows), {"metric": "eval/loss"}
+
+
+def as_wandb_logs_it_under_our_name(root, run):
+    return as_wandb_logs_it(root, run, "lr")
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        as_a_trainer_logs_it,
+        as_tensorboard_logs_it,
+        as_lightning_logs_it,
+        as_wandb_logs_it,
+        as_wandb_logs_it_under_our_name,
+    ],
+)
+def test_of_a_learning_rate_that_rises_and_decays_the_largest_is_the_peak_and_that_is_said(tmp_path, logged, logs):
+    run = next(r for r in logged if len(r.evals) > len(WARMED_UP))
+    path, named = logs(tmp_path / "run", run)
+    curves = read_curves(path, unit="example", batch_size=16, **named)
+    assert [curve.lr for curve in curves.runs] == [pytest.approx(run.lr, rel=1e-6)]
+    (said,) = [problem for problem in curves.problems if "taken for the peak" in problem]
+    assert said == (
+        f"the largest learning rate that 1 run (run, {run.lr:g}) logged is taken for the peak: give --lr, or a group "
+        "(?P<lr>...) in --run-pattern, where it was another."
+    )
+    stated = read_curves(path, unit="example", batch_size=16, lr=0.3, **named)
+    assert [curve.lr for curve in stated.runs] == [0.3]
+    assert not any("peak" in problem for problem in stated.problems)
+
+
+def test_a_constant_learning_rate_that_was_logged_is_taken_without_a_word(tmp_path, logged):
+    runs = logged[:3]
+    curves = read_curves(write_events(tmp_path / "tb", runs), metric="eval/loss", unit="example", batch_size=16)
+    assert sorted(curve.lr for curve in curves.runs) == pytest.approx(sorted(run.lr for run in runs), rel=1e-6)
+    assert curves.problems == ()
+
+
+def test_the_peak_of_a_run_in_two_files_is_that_of_both(tmp_path):
+    halves = []
+    for name, steps in (("a", (1, 2)), ("b", (3, 4))):
+        rows = [{"run": "x", "_step": s, "loss": 1.0 / s, "lr": 0.1 * s, "batch_size": 8} for s in steps]
+        halves.append(write_csv(tmp_path / f"{name}.csv", rows))
+    (curve,) = read_curves(halves, metric="loss", unit="example").runs
+    assert curve.lr == pytest.approx(0.4)
 
 
 def test_a_column_named_for_a_file_without_columns_is_refused(tmp_path, logged):

@@ -56,6 +56,10 @@ def only_commit(root):
     return last_commit(Store(root), key)
 
 
+def distances_in(tmp_path):
+    return {r["step"]: r["value"] for r in rows(tmp_path / "log", "evals") if r["metric"] == "distance_from_init"}
+
+
 # -- Hugging Face ------------------------------------------------------------------------------------------------------
 
 
@@ -116,10 +120,13 @@ def test_a_hugging_face_trainer_is_recorded_step_by_step(tmp_path):
 
 
 def test_a_confirmed_target_stops_a_hugging_face_trainer(tmp_path):
-    trainer, _ = hf_trainer(tmp_path, targets=["eval_loss <= 100"])
+    trainer, _ = hf_trainer(tmp_path, targets=["eval_loss <= 100"], distance=True)
+    begun = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.train()
     commit = only_commit(tmp_path / "log")
     assert (commit["status"], commit["step"], trainer.state.global_step) == ("reached", 8, 8)
+    moved = torch.cat([(p - b).ravel() for p, b in zip(trainer.model.parameters(), begun, strict=True)]).norm()
+    assert distances_in(tmp_path)[8] == pytest.approx(float(moved), rel=1e-5)
 
 
 def test_a_hugging_face_trainer_goes_on_from_its_checkpoint(tmp_path):
@@ -277,9 +284,10 @@ def test_a_lightning_trainer_is_recorded_step_by_step(tmp_path):
 
 
 def test_a_confirmed_target_stops_a_lightning_trainer(tmp_path):
-    trainer, _ = lightning_fit(tmp_path, targets=["val_loss <= 100"])
+    trainer, _ = lightning_fit(tmp_path, targets=["val_loss <= 100"], distance=True)
     commit = only_commit(tmp_path / "log")
     assert (commit["status"], commit["step"], trainer.global_step) == ("reached", 8, 8)
+    assert 0.0 < distances_in(tmp_path)[4] < distances_in(tmp_path)[8]
 
 
 def test_a_lightning_trainer_goes_on_from_its_checkpoint(tmp_path):

@@ -187,7 +187,7 @@ def test_its_plan_says_what_is_not_known(where_it_is):
     prepared = prepare(study())
     document = plan_document(prepared.plan, prepared.study)
     assert document["seconds_at_most"] is None
-    assert "time: unknown until the first trial has run" in render_plan(document)
+    assert "time: unknown until the first trial has ended" in render_plan(document)
     assert document["workload"]["command"] == COMMAND["command"]
 
 

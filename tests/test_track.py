@@ -93,15 +93,12 @@ def raw_loop(workload, seed, run):
     data_seed = derived_seed(seed, "data")
     model = workload.model(derived_seed(seed, "init"))
     optimizer = torch.optim.SGD(model.parameters(), lr=run.trial.lr, momentum=0.9)
-    run.watch(model)
-    begun = [p.detach().clone() for p in model.parameters()]
+    run.watch(model, distance=True)
 
     def evaluate():
         with torch.no_grad():
             sums = workload.metric_sums(model, workload.eval_batch(0, workload.n_eval))
-            moved = torch.cat([(p - b).ravel() for p, b in zip(model.parameters(), begun, strict=True)]).norm()
-        means = {name: value / workload.n_eval for name, value in sums.items()}
-        run.evaluate(**means, distance_from_init=moved)
+        run.evaluate(**{name: value / workload.n_eval for name, value in sums.items()})
 
     evaluate()
     while not run.should_stop:
@@ -159,6 +156,52 @@ def test_alone_a_script_makes_a_study_that_every_tool_reads(tmp_path):
     assert facts["optimizer"]["name"] == "sgd"
     assert facts["optimizer"]["momentum"] == 0.9
     assert {row["attempt"] for row in rows(tmp_path, "steps")} == {0}
+
+
+def moving(run, model, steps, *, by=1.0):
+    """The first weight moves by so much in each step."""
+    for _ in range(steps):
+        with torch.no_grad():
+            next(model.parameters())[0, 0] += by
+        run.step(loss=1.0, batch_size=32)
+        run.evaluate(val_loss=1.0)
+
+
+def distances_in(root):
+    return [row["value"] for row in rows(root, "evals") if row["metric"] == "distance_from_init"]
+
+
+def test_the_distance_from_the_initialisation_is_logged_where_it_is_asked_for(tmp_path):
+    for asked in (True, False):
+        with scaleexp.track(storage=str(tmp_path / str(asked)), **{**STATED, "targets": []}) as run:
+            model = network()
+            model[0].bias.requires_grad_(False)
+            run.watch(model, distance=asked)
+            model[0].bias.add_(100.0)  # is not trained
+            run.evaluate(val_loss=2.0)
+            moving(run, model, 3)
+            run.resume(1)
+            moving(run, model, 1, by=-0.5)
+    assert distances_in(tmp_path / "True") == pytest.approx([0.0, 1.0, 2.5])  # 3 - 0.5 after going back to step 1
+    assert distances_in(tmp_path / "False") == []
+
+
+def test_a_distance_that_a_script_measures_itself_is_its_own(tmp_path):
+    with scaleexp.track(storage=str(tmp_path), **{**STATED, "targets": []}) as run:
+        run.watch(network(), distance=True)
+        run.step(loss=1.0, batch_size=32)
+        run.evaluate(val_loss=1.0, distance_from_init=7.0)
+    assert distances_in(tmp_path) == [7.0]
+
+
+def test_a_script_that_goes_on_has_no_initialisation_to_measure_from_and_that_is_said(tmp_path, caplog):
+    for resume_step in (None, 2):
+        with scaleexp.track(storage=str(tmp_path), resume_step=resume_step, **{**STATED, "targets": []}) as run:
+            model = network()
+            run.watch(model, distance=True)
+            moving(run, model, 2)
+    assert distances_in(tmp_path) == pytest.approx([1.0, 2.0])
+    assert "no distance_from_init is logged: the script goes on from step 2" in caplog.text
 
 
 def test_the_learning_rate_of_a_step_is_the_optimizers(tmp_path):
@@ -322,6 +365,28 @@ def failing(tmp_path, body, **changes):
         body(run)
     assert only_commit(tmp_path)["status"] == "failed"
     return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            {"loss": 1.0},
+            "run.step needs batch_size=, the samples that all workers ate in this step, and got none after step 0: "
+            "give run.step(loss=..., batch_size=32). It is stated, never guessed.",
+        ),
+        (
+            {"batch_size": 32},
+            "run.step needs loss=, the mean loss of this process's part of the batch, and got none after step 0: give "
+            "run.step(loss=..., batch_size=32).",
+        ),
+        ({}, "run.step needs batch_size="),
+        ({"loss": 1.0, "batch_size": "32"}, "Step 1 ate '32' samples and 32 were stated"),
+        ({"loss": "low", "batch_size": 32}, "loss is 'low': give a number, or a tensor of one."),
+    ],
+)
+def test_a_step_that_does_not_say_what_it_ate_and_lost_is_refused(tmp_path, arguments, said):
+    assert failing(tmp_path, lambda run: run.step(**arguments)).startswith(said)
 
 
 def test_a_step_of_another_batch_size_is_refused(tmp_path):

@@ -78,7 +78,7 @@ def train(storage, *, accumulation, precision="float32", wrap="ddp", every=1, pe
         seed=0,
         accumulation_steps=accumulation,
     ) as run:
-        run.watch(model, every=every, scaler=scaler, per_layer=per_layer)
+        run.watch(model, every=every, scaler=scaler, per_layer=per_layer, distance=wrap == "fsdp")
         for step in range(STEPS):
             total = 0.0
             for k in range(accumulation):
@@ -187,6 +187,7 @@ def test_under_fsdp_each_micro_batch_of_all_workers_is_a_shard(tmp_path):
     done = processes(tmp_path, accumulation=2, wrap="fsdp")
     assert done.returncode == 0, done.stderr[-3000:]
     check(tmp_path, brute_force(accumulation=2, world=2, wrap="fsdp"), 2, 1e-6)
+    assert "no distance_from_init is logged: under FSDP each process holds a part of the parameters" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import analysis.read
 import scaleexp
-from scaleexp import schema
+from scaleexp import ranks, schema
 from scaleexp.runlog import last_commit
 from scaleexp.storage import Store
 
@@ -68,10 +69,43 @@ def evaluated_at_its_own_cadence(storage):
                 run.evaluate(val_loss=2.0 if run.steps < 300 else 0.5)
 
 
-def main(root):
+def called_on_rank_0_alone(storage, call):
+    """Step or commit where only rank 0 does, as scripts might that log and write their checkpoints there."""
+    ranks.ARRIVE_S = 3.0
+    dist.init_process_group("gloo")
+    model, alone = DistributedDataParallel(nn.Linear(3, 1)), dist.get_rank() == 0
+    with scaleexp.track(storage=storage, **STATED, limit_samples=4000) as run:
+        while not run.should_stop:
+            loss = model(samples(0)).mean()
+            loss.backward()
+            if alone or call != "run.step":
+                run.step(loss=loss, batch_size=4)
+            if call == "run.commit" and run.steps == 30 and alone:
+                run.commit()
+
+
+def committing_together(storage):
+    """Whenever rank 0 likes to, once the others have come; they come late the first time."""
+    ranks.ARRIVE_S = 30.0
+    with scaleexp.track(storage=storage, **STATED, limit_samples=40) as run:
+        while not run.should_stop:
+            run.step(loss=1.0, batch_size=4)
+            if run.steps == 3 and dist.get_rank() == 1:
+                time.sleep(1.0)
+            if run.steps in (3, 4, 9):
+                run.commit()
+                if dist.get_rank() == 0:
+                    assert commit(storage)["step"] == run.steps
+
+
+def main(root, call=""):
     torch.set_num_threads(1)
+    if call:
+        called_on_rank_0_alone(root, call)
+        return
     begun_before_the_process_group(f"{root}/before")
     evaluated_at_its_own_cadence(f"{root}/cadence")
+    committing_together(f"{root}/committing")
     dist.barrier()
     os._exit(0)  # threads of gloo that DDP's cycles keep may abort when Python is gone
 
@@ -79,18 +113,21 @@ def main(root):
 # -- what came of it ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    path = tmp_path_factory.mktemp("together")
+def two_processes(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "tests.test_track_together", str(path)],
-        env=environment,
+    return subprocess.run(
+        [*command, "-m", "tests.test_track_together", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    path = tmp_path_factory.mktemp("together")
+    done = two_processes(path)
     assert done.returncode == 0, done.stderr[-3000:]
     return path
 
@@ -109,6 +146,8 @@ def commit(root):
 def test_a_process_group_that_is_set_up_after_the_run_began_counts(root):
     found = rows(root / "before", "steps")
     assert [row["loss"] for row in found] == [10.5] * 3  # the mean of both processes
+    realisation = commit(root / "before")["realisation"]
+    assert (realisation["processes"], realisation["nodes"]) == (2, 1)
     grads = [gradient_of(rank) for rank in (0, 1)]
     small = sum(float(g.square().sum()) for own in grads for g in own.values()) / 2
     big = sum(float(((a + b) / 2).square().sum()) for a, b in zip(*(g.values() for g in grads), strict=True))
@@ -135,5 +174,23 @@ def test_steps_before_an_evaluation_at_a_moment_of_the_scripts_own_are_logged(ro
     assert [row["step"] for row in rows(root / "cadence", "evals")] == [50, 100, 150, 200, 250, 300, 350]
 
 
+def test_a_commit_binds_every_step_so_far_on_however_many_processes(root):
+    ended = commit(root / "committing")
+    assert (ended["status"], ended["step"]) == ("limit", 10)
+    assert [row["step"] for row in rows(root / "committing", "steps")] == list(range(1, 11))
+
+
+@pytest.mark.parametrize(("call", "step"), [("run.step", 0), ("run.commit", 30)])
+def test_what_every_process_has_to_call_and_rank_0_calls_alone_ends_the_script_with_that_sentence(tmp_path, call, step):
+    done = two_processes(tmp_path, call)
+    assert done.returncode != 0
+    said = (
+        f"{call} came after step {step} on rank 0 and, 3 s later, not on 1 of 2 processes: call it on every process, "
+        "outside of `if rank == 0:`."
+    )
+    assert said in done.stderr
+    assert said in commit(tmp_path)["cause"]
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

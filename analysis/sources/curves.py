@@ -76,7 +76,7 @@ def read_curves(
     files = read_files([Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)], named)
     chosen = _metric(files.runs, metric)
     problems = list(files.problems)
-    runs, facts = _merged([run for run in files.runs if chosen in run.series], chosen, said)
+    runs, facts, peaks = _merged([run for run in files.runs if chosen in run.series], chosen, said)
     silent = len(files.runs) - sum(chosen in run.series for run in files.runs)
     if silent:
         problems.append(f"{silent} of {len(files.runs)} runs did not log {chosen} and are left out.")
@@ -86,7 +86,7 @@ def read_curves(
             f"the runs count {' and '.join(unit_plural(u) for u in sorted(units))}: read those of one unit at a time."
         )
     curves = [_curve(name, series, fact) for (name, series), fact in zip(runs.items(), facts, strict=True)]
-    problems += _left_out(runs, curves)
+    problems += [*_left_out(runs, curves), *_taken_for_peaks(peaks, len(curves))]
     if all(curve.lr == 0.0 for curve in curves):
         problems.append("no learning rate is given: the runs of a batch size are taken to have the same one.")
     return Curves(
@@ -150,12 +150,16 @@ def _metric(runs: Sequence[Logged], metric: str | None) -> str:
     raise ConfigError(f"no run logged {metric!r}: choose another by --metric ({listed}).")
 
 
-def _merged(logged: Sequence[Logged], metric: str, said: Said) -> tuple[dict[str, Series], list[Facts]]:
-    """Runs of one name, in one or more files, are one run; and its facts."""
+def _merged(
+    logged: Sequence[Logged], metric: str, said: Said
+) -> tuple[dict[str, Series], list[Facts], dict[str, float]]:
+    """Runs of one name, in one or more files, are one run; its facts; and the LRs taken for peaks of a schedule."""
     names = _short([run.run for run in logged])
     series: dict[str, Series] = {}
     facts: dict[str, Facts] = {}
+    rates: dict[str, list[float]] = {}
     for name, run in zip(names, logged, strict=True):
+        rates.setdefault(name, []).extend(run.logged_lr or ())
         mine, own = facts_of(name, run, said), run.series[metric]
         if name not in series:
             series[name], facts[name] = own, mine
@@ -166,7 +170,20 @@ def _merged(logged: Sequence[Logged], metric: str, said: Said) -> tuple[dict[str
         series[name] = replace(
             own, counts=np.append(first.counts, own.counts), values=np.append(first.values, own.values)
         )
-    return series, list(facts.values())
+    unsaid = {name: (min(rates[name]), max(rates[name])) for name in facts if rates[name] and not facts[name].lr}
+    joined = [replace(f, lr=unsaid[name][1]) if name in unsaid else f for name, f in facts.items()]
+    return series, joined, {name: peak for name, (least, peak) in unsaid.items() if least < peak}
+
+
+def _taken_for_peaks(peaks: Mapping[str, float], runs: int) -> Iterator[str]:
+    """One sentence for the runs whose log alone says a learning rate, which changes along the way."""
+    if peaks:
+        name, peak = next(iter(peaks.items()))
+        which = f"1 run ({name}, {peak:g})" if runs == 1 else f"{len(peaks)} of {runs} runs (first: {name}, {peak:g})"
+        yield (
+            f"the largest learning rate that {which} logged is taken for the peak: give --lr, or a group (?P<lr>...) "
+            "in --run-pattern, where it was another."
+        )
 
 
 def _short(names: Sequence[str | Path]) -> list[str]:

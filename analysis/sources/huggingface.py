@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.sources.logged import Logged, Named, Reading, Series, Source
+from analysis.sources.logged import Logged, Named, Reading, Series, Source, range_of
 from analysis.sources.tables import elements
 from scaleexp.errors import ConfigError
 
@@ -50,13 +50,15 @@ def read(sources: Sequence[Source], named: Named) -> Reading:
             problems.append(
                 f"{source.path} is cut: what follows its first {len(state['log_history'])} records is lost."
             )
-        facts, why = _facts(source, run, state, problems)
+        facts, why = _facts(source, run, state)
+        rates = [r["learning_rate"] for r in state["log_history"] if isinstance(r.get("learning_rate"), int | float)]
         runs.append(
             Logged(
                 run=run,
                 files=(source.path,),
                 series=_series(state, named),
                 facts=facts,
+                logged_lr=range_of(rates),
                 why_no_batch=why,
                 in_columns=False,
             )
@@ -100,19 +102,13 @@ def _series(state: Mapping[str, Any], named: Named) -> dict[str, Series]:
     }
 
 
-def _facts(source: Source, run: Path, state: Mapping[str, Any], problems: list[str]) -> tuple[dict[str, object], str]:
-    """What the model card beside the file says, the learning rate, and what stands in place of a batch size."""
+def _facts(source: Source, run: Path, state: Mapping[str, Any]) -> tuple[dict[str, object], str]:
+    """What the model card beside the file says, and what stands in place of a batch size."""
     card = _card([source.path.parent / CARD, run / CARD])
     of_one = state.get("train_batch_size")
     facts: dict[str, object] = {}
     if "learning_rate" in card:
         facts["lr"] = card["learning_rate"]
-    else:
-        logged = {r["learning_rate"] for r in state["log_history"] if isinstance(r.get("learning_rate"), int | float)}
-        if logged:
-            facts["lr"] = max(logged)
-        if len(logged) > 1:
-            problems.append(f"{source.path}: the largest logged learning rate, {max(logged):g}, is taken for the peak.")
     if "seed" in card:
         facts["seed"] = card["seed"]
     if of_one is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,9 @@ import numpy.typing as npt
 from scaleexp.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
+
+LR_NAME = re.compile(r"(?:^|[/.])(?:lr|learning_rate)(?:-[^/]+(?:/pg\d+)?)?$")
+"""Names under which loops log a learning rate: `train/learning_rate`, `lr`, Lightning's `lr-AdamW/pg1`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +87,7 @@ class Logged:
         files: what it was read from.
         series: by metric.
         facts: what the log says of the whole run: batch_size, lr, seed, unit, and whatever else is constant in it.
+        logged_lr: smallest and largest learning rate that it logged along the way; None where it logged none.
         why_no_batch: what the log has in place of a global batch size, for the message that asks for one.
         in_columns: whether its facts may be in columns, which the user could name.
     """
@@ -91,6 +96,7 @@ class Logged:
     files: tuple[Path, ...]
     series: Mapping[str, Series]
     facts: Mapping[str, object]
+    logged_lr: tuple[float, float] | None = None
     why_no_batch: str = ""
     in_columns: bool = True
 
@@ -108,3 +114,13 @@ class Reading:
     runs: Sequence[Logged]
     rows: Mapping[Path, int]
     problems: Sequence[str] = field(default=())
+
+
+def range_of(rates: Iterable[float]) -> tuple[float, float] | None:
+    """Smallest and largest learning rate of those that are numbers; None where none is.
+
+    >>> range_of([0.0, 0.1, float("nan"), 0.05]), range_of([])
+    ((0.0, 0.1), None)
+    """
+    found = [rate for rate in rates if np.isfinite(rate)]
+    return (min(found), max(found)) if found else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from analysis.sources.logged import FloatArray, Logged, Named, Reading, Series, Source
-from analysis.sources.rows import FACT_NAMES, Index, by_run, constants
+from analysis.sources.rows import FACT_NAMES, by_run, constant, constants
 from analysis.sources.tables import as_numbers, filled, numbers, require, words
 from scaleexp.errors import ConfigError
 
@@ -65,16 +65,10 @@ def has_curves(table: pa.Table, run_column: str = "run", batch_column: str = "ba
         return False
     if "value" in table.column_names:
         return True
-    if batch_column in table.column_names and not _constant(table, batch_column, rows.values()):
+    if batch_column in table.column_names and not constant(table, batch_column, rows.values()):
         return False
     others = [name for name in table.column_names if name not in NOT_METRICS | {run_column, batch_column}]
-    return any(as_numbers(table, name) is not None and not _constant(table, name, rows.values()) for name in others)
-
-
-def _constant(table: pa.Table, column: str, runs: Iterable[Index]) -> bool:
-    """Whether a column has one value in each run."""
-    cells = words(table, column)
-    return all(len({cell for cell in cells[index] if cell is not None}) < 2 for index in runs)
+    return any(as_numbers(table, name) is not None and not constant(table, name, rows.values()) for name in others)
 
 
 def _counts(source: Source, table: pa.Table, named: Named) -> tuple[str, Literal["steps", "samples"]]:

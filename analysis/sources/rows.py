@@ -59,3 +59,9 @@ def constants(table: pa.Table, columns: Mapping[str, str], runs: Iterable[Index]
                     "has one value of it; check the run column, or leave such runs out."
                 )
     return found
+
+
+def constant(table: pa.Table, column: str, runs: Iterable[Index]) -> bool:
+    """Whether a column has one value in each run."""
+    cells = words(table, column)
+    return all(len({cell for cell in cells[index] if cell is not None}) < 2 for index in runs)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.sources.logged import Logged, Named, Reading, Series, Source
+from analysis.sources.logged import LR_NAME, Logged, Named, Reading, Series, Source, range_of
 from analysis.sources.tfevents import Scalar, scalars
 
 
@@ -33,7 +33,8 @@ def read(sources: Sequence[Source], named: Named) -> Reading:
             problems += [f"{source.path}: {sentence}." for sentence in said]
             found += here
         paths = tuple(source.path for source in files)
-        runs.append(Logged(run=run, files=paths, series=_series(found), facts={}, in_columns=False))
+        rates = range_of(_in_digits(scalar.value) for scalar in found if LR_NAME.search(scalar.tag))
+        runs.append(Logged(run=run, files=paths, series=_series(found), facts={}, logged_lr=rates, in_columns=False))
     return Reading(runs=runs, rows=rows, problems=problems)
 
 
@@ -49,3 +50,13 @@ def _series(found: Sequence[Scalar]) -> dict[str, Series]:
         )
         for tag, of_tag in by_tag.items()
     }
+
+
+def _in_digits(value: float) -> float:
+    """The shortest decimal that single precision stores as this, for it was written as a decimal.
+
+    >>> _in_digits(0.10000000149011612), _in_digits(0.1)
+    (0.1, 0.1)
+    """
+    single = np.float32(value)
+    return float(str(single)) if float(single) == value else value

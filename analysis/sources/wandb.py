@@ -8,14 +8,14 @@ point averages over, `RUN - METRIC__MIN` and `RUN - METRIC__MAX`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from analysis.sources.logged import FloatArray, Logged, Named, Reading, Series, Source
-from analysis.sources.rows import FACT_NAMES, Index, by_run, constants
+from analysis.sources.logged import LR_NAME, FloatArray, Logged, Named, Reading, Series, Source, range_of
+from analysis.sources.rows import FACT_NAMES, Index, by_run, constant, constants
 from analysis.sources.tables import as_numbers, filled, numbers, require
 from scaleexp.errors import ConfigError
 
@@ -51,7 +51,8 @@ def _history(source: Source, table: pa.Table, named: Named, problems: list[str])
     else:
         counts_column = _steps_column(source, table, named, problems)
     run_column, rows = _rows(source, table, named)
-    columns = _fact_columns(source, table, named, problems)
+    columns = _fact_columns(source, table, named, problems, rows.values())
+    rates = _rates(table, columns)
     facts = constants(table, columns, rows.values())
     counts, counted_there = numbers(table, counts_column), filled(table, counts_column)
     logged_in = {name: filled(table, name) for name in table.column_names}
@@ -65,7 +66,8 @@ def _history(source: Source, table: pa.Table, named: Named, problems: list[str])
             uncounted += logged.size - mine.size
             if mine.size:
                 series[name] = Series(counted=named.counted, counts=counts[mine], values=values[mine])
-        runs.append(Logged(run=run, files=(source.path,), series=series, facts=of_run))
+        logged_lr = range_of(rate for column in rates for rate in column[index])
+        runs.append(Logged(run=run, files=(source.path,), series=series, facts=of_run, logged_lr=logged_lr))
     if uncounted:
         problems.append(f"{source.path}: {uncounted} values in rows without {counts_column} are left out.")
     return runs
@@ -79,12 +81,21 @@ def _rows(source: Source, table: pa.Table, named: Named) -> tuple[str | None, di
     return column, by_run(table, column)[0]
 
 
-def _fact_columns(source: Source, table: pa.Table, named: Named, problems: list[str]) -> dict[str, str]:
-    """Fact -> its column: of the run's config, or a column of a name that is known."""
+def _rates(table: pa.Table, columns: Mapping[str, str]) -> list[FloatArray]:
+    """Columns in which a learning rate was logged along the way."""
+    named = [name for name in table.column_names if LR_NAME.search(name) and name not in columns.values()]
+    return [values for name in named if (values := as_numbers(table, name)) is not None]
+
+
+def _fact_columns(
+    source: Source, table: pa.Table, named: Named, problems: list[str], runs: Iterable[Index]
+) -> dict[str, str]:
+    """Fact -> its column: of the run's config, or a column of a name that is known; an LR that changes is no fact."""
     columns = {name[len(CONFIG[0]) :]: name for name in table.column_names if name.startswith(CONFIG)}
     if "batch_size" in columns and "batch_size" not in table.column_names and not named.batch_column:
         problems.append(f"{source.path}: {columns['batch_size']} is taken for the batch of all devices together.")
-    columns |= {name: name for name in table.column_names if name in KNOWN}
+    scheduled = {name for name in table.column_names if LR_NAME.search(name) and not constant(table, name, runs)}
+    columns |= {name: name for name in table.column_names if name in KNOWN - scheduled}
     columns = {FACT_NAMES.get(fact, fact): name for fact, name in columns.items() if name != named.batch_column}
     if named.batch_column:
         columns["batch_size"] = require(table, named.batch_column, "--batch-column", source)

@@ -34,6 +34,8 @@ class ScaleexpCallback(TrainerCallback):  # type: ignore[misc]  # no types where
         name: of the study; None for that of the script.
         watch: whether gradient norms are measured.
         noise_every: steps from one measurement to the next; None for a cadence that costs at most 5 %.
+        distance: with `watch`, whether evaluations log the distance from the initialisation, for which rank 0 keeps a
+            copy of the parameters.
 
     Raises:
         ConfigError: settings whose batches are not all of one size, or unit token without its number.
@@ -50,10 +52,11 @@ class ScaleexpCallback(TrainerCallback):  # type: ignore[misc]  # no types where
         name: str | None = None,
         watch: bool = True,
         noise_every: int | None = None,
+        distance: bool = False,
     ) -> None:
         self._trainer, self._storage, self._unit, self._targets = trainer, storage, unit, targets
         self._per_example, self._name = samples_per_example(unit, tokens_per_example), name
-        self._watch, self._noise_every = watch, noise_every
+        self._watch, self._noise_every, self._distance = watch, noise_every, distance
         self._run: Run | None = None
         self._seen, self._lr, self._losses = 0, 0.0, list[Tensor]()
 
@@ -83,7 +86,7 @@ class ScaleexpCallback(TrainerCallback):  # type: ignore[misc]  # no types where
         ).begin()
         if self._watch:
             scaler = getattr(trainer.accelerator, "scaler", None)
-            self._run.watch(trainer.model_wrapped, every=self._noise_every, scaler=scaler)
+            self._run.watch(trainer.model_wrapped, every=self._noise_every, scaler=scaler, distance=self._distance)
         self._plain = trainer.training_step
         trainer.training_step = self._training_step
 

@@ -35,6 +35,8 @@ class ScaleexpCallback(Callback):  # type: ignore[misc]  # no types where it is 
         name: of the study; None for that of the script.
         watch: whether gradient norms are measured.
         noise_every: steps from one measurement to the next; None for a cadence that costs at most 5 %.
+        distance: with `watch`, whether evaluations log the distance from the initialisation, for which rank 0 keeps a
+            copy of the parameters.
 
     Raises:
         ConfigError: unit token without its number.
@@ -55,6 +57,7 @@ class ScaleexpCallback(Callback):  # type: ignore[misc]  # no types where it is 
         name: str | None = None,
         watch: bool = True,
         noise_every: int | None = None,
+        distance: bool = False,
     ) -> None:
         self._stated: dict[str, Any] = {
             "storage": storage,
@@ -67,7 +70,7 @@ class ScaleexpCallback(Callback):  # type: ignore[misc]  # no types where it is 
         }
         self._limit, self._metrics = limit_samples, metrics
         self._per_example = samples_per_example(unit, tokens_per_example)
-        self._watch, self._noise_every = watch, noise_every
+        self._watch, self._noise_every, self._distance = watch, noise_every, distance
         self._run: Run | None = None
         self._seen, self._lr, self._losses = 0, 0.0, list[Tensor]()
 
@@ -89,7 +92,7 @@ class ScaleexpCallback(Callback):  # type: ignore[misc]  # no types where it is 
         ).begin()
         if self._watch:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            self._run.watch(trainer.strategy.model, every=self._noise_every, scaler=scaler)
+            self._run.watch(trainer.strategy.model, every=self._noise_every, scaler=scaler, distance=self._distance)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:  # noqa: ANN401, D102
         self._lr = float(optimizer.param_groups[0]["lr"])  # its schedule moves on before the batch ends

@@ -44,13 +44,17 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Times:
-    """Step times, their name in words, why they carry no interval, if so, and what batches they are known for."""
+    """Step times, their name in words, why they carry no interval, if so, and what they are known for.
+
+    That is: worker batches, where it is some alone; the largest micro-batch; workers that shared a machine.
+    """
 
     times: StepTimes
     name: str
     unmeasured: str = ""
     worker_batches: tuple[int, ...] = ()
     max_micro_batch: int | None = None
+    workers_per_node: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ def inputs(asked: Asked, curve: GivenCurve, found: Times, workers: Sequence[int]
     profile = read_hardware(asked.hardware) if asked.hardware else None
     check(asked)
     price, price_name = price_of(asked, profile)
-    per_node = asked.workers_per_node or (profile.workers_per_node if profile else None) or 1
+    of_profile = profile.workers_per_node if profile else None
+    per_node = asked.workers_per_node or of_profile or found.workers_per_node or 1
     return Inputs(
         curve=curve,
         times=found.times,

@@ -48,14 +48,26 @@ class Measured(Protocol):
 def fitted_times(directory: str) -> Times | None:
     """A model of step times fitted to a study's real workers; None where it has too few of them.
 
+    What passed through a worker at once is all that is known to fit. Where every trial gave its workers as many
+    samples, nothing tells what fewer or more would take, so that no other worker batch is looked at.
+
     Raises:
         StorageError: a study that cannot be read.
     """
     try:
-        groups = fit_groups(grouped(study_rows(directory), ()))
+        rows = study_rows(directory)
+        groups = fit_groups(grouped(rows, ()))
     except NotEnoughDataError:
         return None
-    return Times(times=StepTimeModel(groups=groups), name="the study's own real workers")
+    batches = {int(row.numbers["worker_batch"]) for row in rows}
+    micro_batch = max(int(row.numbers["worker_batch"] / row.numbers["accumulation_steps"]) for row in rows)
+    return Times(
+        times=StepTimeModel(groups=groups),
+        name="the study's own real workers",
+        worker_batches=tuple(batches) if len(batches) == 1 else (),
+        max_micro_batch=micro_batch,
+        workers_per_node=max(int(row.numbers["workers"] / row.numbers["nodes"]) for row in rows),
+    )
 
 
 def own_times(rows: Sequence[Measured]) -> Times | None:

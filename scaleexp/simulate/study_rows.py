@@ -15,6 +15,8 @@ from scaleexp.errors import NotEnoughDataError, StorageError
 from scaleexp.simulate.tables import Row
 from scaleexp.storage import Store
 
+_REAL = frozenset({"ddp", "command", "entrypoint", "script"})
+"""Engines whose workers are processes: our own, and a user's script however it was started."""
 _WARM = 5
 """Steps of a trial that are left out: they compile, allocate and connect."""
 
@@ -45,7 +47,7 @@ def study_rows(directory: str) -> list[Row]:
 def _row(store: Store, key: str, commit: schema.Commit, planned: schema.PlannedTrial) -> Row | None:
     """None of virtual workers, or before enough steps."""
     workers, realisation = planned["workers"], commit["realisation"]
-    if realisation.get("engine") != "ddp" or realisation.get("processes") != workers:
+    if realisation.get("engine") not in _REAL or realisation.get("processes") != workers:
         return None
     tables = [
         segment.rows(bound_bytes(store, key, bound), bound, ["step_s"], bound["file"])

@@ -34,5 +34,5 @@ trainer = Trainer(
     train_dataset=examples(text[: 8192 * LENGTH]),
     eval_dataset=examples(text[-512 * LENGTH :]),
 )
-trainer.add_callback(ScaleexpCallback(trainer))
+trainer.add_callback(ScaleexpCallback(trainer, storage="hf-runs"))  # a study says itself where
 trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
