@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,7 +71,8 @@ def noise_at_target(
     if not measured:
         return None
     near = [_near(m, crossing[key]) for key, m in measured.items()]
-    return _with_bias(noise_scale(near, confidence=confidence), log, measured)
+    scale = noise_scale(near, confidence=confidence)
+    return _with_bias(scale) if _is_biased(log, measured) else scale
 
 
 def noise_by_layer(
@@ -91,10 +92,8 @@ def noise_by_layer(
         layer: {key: _near(_measured(norms, data_size[key]), crossing[key]) for key, norms in of_layer.items()}
         for layer, of_layer in parts.items()
     }
-    return {
-        layer: _with_bias(noise_scale(list(near.values()), confidence=confidence), log, near)
-        for layer, near in runs.items()
-    }
+    scales = {layer: noise_scale(list(near.values()), confidence=confidence) for layer, near in runs.items()}
+    return {layer: _with_bias(scale) if _is_biased(log, runs[layer]) else scale for layer, scale in scales.items()}
 
 
 def noise_series(
@@ -121,7 +120,8 @@ def noise_series(
         edges[0], edges[-1] = np.nextafter(first, 0.0), last
         parts = ([run.within(low, high) for run in runs] for low, high in itertools.pairwise(edges))
         scales = (noise_scale(p, confidence=confidence) for p in parts if any(m.samples.size for m in p))
-        told = tuple(_with_bias(scale, log, of_point) for scale in scales)
+        biased = _is_biased(log, of_point)
+        told = tuple(_with_bias(scale) if biased else scale for scale in scales)
         series.append(NoiseSeries(batch_size=point.batch_size, lr=point.lr, windows=told))
     return tuple(series)
 
@@ -172,10 +172,12 @@ def _data_sizes(log: StudyLog) -> dict[str, int | None]:
     return {trial.key: trial.facts["n_train"] for trial in log.trials}
 
 
-def _with_bias(scale: NoiseScale, log: StudyLog, keys: Iterable[str]) -> NoiseScale:
-    """The same, saying so where what these runs measured is biased."""
-    of_runs = set(keys)
-    commits = (trial.commit for trial in log.trials if trial.key in of_runs)
-    if "batch_norm" not in {c["realisation"].get("noise_bias") for c in commits if c is not None}:
-        return scale
+def _is_biased(log: StudyLog, keys: Collection[str]) -> bool:
+    """Whether what any of these runs measured is biased by batch norm."""
+    commits = (trial.commit for trial in log.trials if trial.key in keys)
+    return any(c is not None and c["realisation"].get("noise_bias") == "batch_norm" for c in commits)
+
+
+def _with_bias(scale: NoiseScale) -> NoiseScale:
+    """The same, saying so."""
     return replace(scale, bias=BATCH_NORM, reason=f"{scale.reason} {BATCH_NORM}".strip())

@@ -62,7 +62,7 @@ def load(path: str | Path) -> StudyLog:
             f"{path} is a file, not a study directory: give the directory that `scaleexp run` wrote; tables of points "
             "are for `fit` and `scaling`."
         )
-    store = Store(path)
+    store = Store(path, briefly=True)
     plan, problems = newest_plan(store)
     keys = [schema.trial_key(planned["trial_id"], planned["realisation"]) for planned in plan["trials"]]
     begun = set(store.names(schema.TRIALS_DIR))
@@ -154,7 +154,7 @@ def of_segments(
     Raises:
         CorruptError: a segment changed since `load`.
     """
-    wanted, store = _wanted(name, columns), Store(log.path)
+    wanted, store = _wanted(name, columns), Store(log.path, briefly=True)
 
     def used(of: tuple[TrialLog, SegmentRef]) -> T:
         trial, bound = of

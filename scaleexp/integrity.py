@@ -96,16 +96,24 @@ def check_bytes(content: bytes, sha256: str, file: object) -> bytes:
     return content
 
 
-def leads_out(root: Path, name: str) -> bool:
+def leads_out(root: Path, name: str, looked_at: set[str] | None = None) -> bool:
     """Whether a file's name leads out of a study directory, or may: by `..`, by starting at /, over a symbolic link.
+
+    Args:
+        root: the study directory.
+        name: of the file, relative to it.
+        looked_at: directories in it that were found to be no links, and are not looked at again; it grows.
 
     >>> [leads_out(Path("/study"), n) for n in ("trials/a/trial.json", "../x", "/etc/passwd", "a/../../x")]
     [False, True, True, True]
     """
-    parts = [part for part in name.split("/") if part]
-    if name.startswith("/") or ".." in parts or not f"{name} ".isprintable():
-        return True
-    place = str(root)
+    directory, _, last = name.rpartition("/")
+    if looked_at is not None and directory in looked_at and last not in ("", "..") and last.isprintable():
+        parts, place = [last], f"{root}/{directory}"
+    else:
+        parts, place = [part for part in name.split("/") if part], str(root)
+        if name.startswith("/") or ".." in parts or not f"{name} ".isprintable():
+            return True
     try:
         for part in parts:
             place = f"{place}/{part}"
@@ -115,6 +123,8 @@ def leads_out(root: Path, name: str) -> bool:
         return False
     except OSError:  # a name that no file can have
         return True
+    if looked_at is not None:
+        looked_at.add(directory)
     return False
 
 
@@ -200,7 +210,7 @@ def _check(hint: Hashable) -> _Check:
         return _check_typed_dict(hint)
     if origin in (Union, UnionType):
         alternatives = [_check(one) for one in inner]
-        return lambda value: None if any(not check(value) for check in alternatives) else _ELSE
+        return lambda value: None if type(value) in inner or any(not check(value) for check in alternatives) else _ELSE
     if origin is Literal:
         return lambda value: None if isinstance(value, str) and value in inner else (f"says {value!r}", "")
     if origin in (list, dict):

@@ -51,9 +51,11 @@ def rows(
             )
         # Handing few rows to another thread takes longer than decoding them; a column that is not there is none.
         threads = len(content) > FEW_BYTES
-        if only is None or all(_is_throughout(group, *only) for group in groups):
+        if only is None:
             return parquet.read(columns=list(columns), use_threads=threads)
         column, text = only
+        if _is_throughout(groups, parquet.schema.names.index(column), text):
+            return parquet.read(columns=list(columns), use_threads=threads)
         table = parquet.read(columns=[*columns, column], use_threads=threads)
         return table.filter(pc.equal(table[column], text)).select(list(columns))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -62,14 +64,10 @@ def rows(
         raise CorruptError(f"{file} is no readable Parquet file ({error}): restore it from a copy.") from None
 
 
-def _is_throughout(group: pq.RowGroupMetaData, column: str, text: str) -> bool:
+def _is_throughout(groups: Sequence[pq.RowGroupMetaData], index: int, text: str) -> bool:
     """Whether the statistics of a column say that every row holds one text, so that it need not be decoded."""
-    for i in range(group.num_columns):
-        found = group.column(i)
-        if found.path_in_schema == column:
-            known = found.statistics
-            return bool(known and known.has_min_max and not known.null_count and known.min == known.max == text)
-    return False
+    known = (group.column(index).statistics for group in groups)
+    return all(s and s.has_min_max and not s.null_count and s.min == text and s.max == text for s in known)
 
 
 def conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
@@ -78,7 +76,7 @@ def conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
     Raises:
         CorruptError: one that every version of the log has is not there.
     """
-    if table.schema.types == wanted.types and table.column_names == wanted.names:
+    if table.schema.equals(wanted):
         return pa.Table.from_arrays(table.columns, schema=wanted)
     for field in wanted:
         if field.name not in table.column_names:

@@ -40,6 +40,8 @@ class Store:
     Args:
         root: a path, a file:// URI, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX.
         patience_s: how long an operation is tried again where its error may pass [seconds].
+        briefly: whether it is used for a moment only, so that a directory that was found to be no symbolic link is not
+            looked at again for each of its files.
 
     Attributes:
         root: the absolute path, or the address, as text.
@@ -48,7 +50,7 @@ class Store:
         StorageError: any other scheme, or an address that cannot be opened.
     """
 
-    def __init__(self, root: str | Path, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, root: str | Path, *, patience_s: float = PATIENCE_S, briefly: bool = False) -> None:
         text = str(root)
         scheme = urlparse(text).scheme if "://" in text else ""
         self._patience_s = patience_s
@@ -72,6 +74,7 @@ class Store:
         self.root = str(self._local)
         self._disk = disk.LOCAL
         self._durable: set[Path] = set()
+        self._looked_at: set[str] | None = set() if briefly else None
 
     def path(self, name: str) -> Path:
         """Absolute path of a file of a local study; `name` is relative, with forward slashes.
@@ -84,7 +87,7 @@ class Store:
     def _place(self, name: str) -> str:
         """The same as text: a study has many files, and making a path takes as long as looking at one."""
         assert self._bucket is None, "an object store has no paths"
-        if leads_out(self._local, name):
+        if leads_out(self._local, name, self._looked_at):
             raise StorageError(f"{name!r} leads out of the study directory {self.root}: refused")
         return f"{self.root}/{name}"
 

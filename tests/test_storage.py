@@ -139,3 +139,18 @@ def test_patience_with_a_disk_ends(tmp_path, monkeypatch, quick):
     with pytest.raises(StorageError, match="Input/output error"):
         Store(tmp_path, patience_s=0.05).write("x", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_for_a_moment_looks_at_a_directory_once_and_at_every_file(tmp_path):
+    (tmp_path / "study" / "trials" / "a").mkdir(parents=True)
+    (tmp_path / "secret").write_text("no")
+    for name in ("one", "two"):
+        (tmp_path / "study" / "trials" / "a" / name).write_text(name)
+    store = Store(tmp_path / "study", briefly=True)
+    assert store.read("trials/a/one") == b"one"
+    assert store.read("trials/a/two") == b"two"
+    (tmp_path / "study" / "trials" / "a" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "study" / "trials" / "b").symlink_to(tmp_path)
+    for name in ("trials/a/link", "trials/b/secret", "trials/a/..", "trials/a/../../../secret", "trials/a/\u202eone"):
+        with pytest.raises(StorageError, match="leads out"):
+            store.read(name)

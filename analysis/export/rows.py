@@ -41,7 +41,7 @@ def trial_rows(log: StudyLog, trial: TrialLog, table: Table) -> Iterator[pa.Tabl
     columns = [column.name for column in schema.TABLES[table]]
     for bound in segments(trial, table):
         commit: Commit = {**trial.commit, "segments": [bound]}  # type: ignore[typeddict-item]
-        yield read_table(replace(log, trials=(replace(trial, commit=commit),)), table, columns, None)
+        yield read_table(replace(log, trials=(trial._replace(commit=commit),)), table, columns, None)
 
 
 def blocks(log: StudyLog, table: Table) -> Iterator[pa.Table]:
