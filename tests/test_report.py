@@ -105,7 +105,7 @@ def test_a_name_is_text_whatever_it_says():
     full = study(name=evil, metric=evil)
     plan = {**full.log.plan, "question": evil, "targets": [{"metric": evil, "values": [1.0], "direction": "min"}]}
     facts = {**full.log.trials[0].facts, "workload": {evil: evil}}
-    trials = (replace(full.log.trials[0], facts=facts), *full.log.trials[1:])
+    trials = (full.log.trials[0]._replace(facts=facts), *full.log.trials[1:])
     page = Page(
         render(
             replace(
