@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from analysis.crossings import in_order, run_bounds
-from analysis.plain_arrays import plain
-from analysis.read import StudyLog, TrialLog, of_segments
+from analysis.read import StudyLog, read_evaluations
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -50,13 +48,7 @@ def evaluations(log: StudyLog, metric: str) -> Evaluations:
 
 
 def _read(log: StudyLog, metric: str) -> Evaluations:
-    index = {trial.key: i for i, trial in enumerate(log.trials)}
-
-    def rows(trial: TrialLog, table: pa.Table) -> tuple[int, IntArray, FloatArray]:
-        # Copies, so that what was decoded with them is given back.
-        return index[trial.key], plain(table["samples"]), plain(table["value"])
-
-    found = of_segments(log, "evals", ["samples", "value"], None, rows, only=("metric", metric))
+    found = [(i, samples, values) for i, (samples, values) in read_evaluations(log, metric)]
     trials = np.concatenate([np.empty(0, np.int64), *(np.full(s.size, i) for i, s, _ in found)])
     samples = np.concatenate([np.empty(0, np.int64), *(s for _, s, _ in found)])
     values = np.concatenate([np.empty(0), *(v for _, _, v in found)])

@@ -50,15 +50,26 @@ def each_file(function: Callable[[A], T], items: Sequence[A], *, remote: bool, b
     >>> each_file(lambda x: x * x, [3, 1, 2], remote=False)
     [9, 1, 4]
     """
-    if remote:
-        return each(function, items)
-    if not bulky and len(items) >= FEW and _may_fork():
-        processes = min(MOST, len(os.sched_getaffinity(0)))
-        try:
-            return _in_processes(function, items, processes)
-        except EOFError:  # one of them was killed, for want of memory most likely
-            return [function(item) for item in items]
-    return each(function, items, at_once=THREADS)
+    if not remote and not bulky and len(items) >= FEW and _may_fork():
+        return each_part(lambda part: [function(item) for item in part], items, remote=False)
+    return each(function, items) if remote else each(function, items, at_once=THREADS)
+
+
+def each_part(function: Callable[[Sequence[A]], list[T]], items: Sequence[A], *, remote: bool) -> list[T]:
+    """The same of a function that takes some dozens of items and does one thing to all of them before the next.
+
+    Code and data of that one thing then stay in the processor's caches: decoding a file between the checks of others
+    took a third longer.
+    """
+    if remote or len(items) < FEW or not _may_fork():
+        size = max(1, len(items) // (_PARTS * _PARTS))
+        parts = [items[i : i + size] for i in range(0, len(items), size)]
+        found = each(function, parts) if remote else each(function, parts, at_once=THREADS)
+        return [result for of_part in found for result in of_part]
+    try:
+        return _in_processes(function, items, min(MOST, len(os.sched_getaffinity(0))))
+    except EOFError:  # one of them was killed, for want of memory most likely
+        return function(items)
 
 
 def _may_fork() -> bool:
@@ -66,7 +77,7 @@ def _may_fork() -> bool:
     return sys.platform == "linux" and alone and not current_process().daemon  # which may have no children
 
 
-def _in_processes(function: Callable[[A], T], items: Sequence[A], processes: int) -> list[T]:
+def _in_processes(function: Callable[[Sequence[A]], list[T]], items: Sequence[A], processes: int) -> list[T]:
     """Part i is the work of process i modulo their number.
 
     Raises:
@@ -117,13 +128,13 @@ def _received(pipe: Connection) -> list[Any]:
     return found
 
 
-def _work(pipe: Connection, function: Callable[[A], T], parts: Sequence[Sequence[A]]) -> None:
+def _work(pipe: Connection, function: Callable[[Sequence[A]], list[T]], parts: Sequence[Sequence[A]]) -> None:
     """In a process that was just forked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asked, who ends this
     with _no_garbage():
         for part in parts:
             try:
-                pipe.send([function(item) for item in part])
+                pipe.send(function(part))
             except Exception as error:  # noqa: BLE001  # raised again by who receives it
                 pipe.send(error)
                 return

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.processes import each_file
+from analysis.plain_arrays import plain
+from analysis.processes import each_file, each_part
 from analysis.whole import TrialLog as TrialLog
 from analysis.whole import newest_plan, newest_trial, verified
 from scaleexp import schema, segment
@@ -23,6 +26,10 @@ from scaleexp.schema import PlanFile, SegmentRef
 from scaleexp.storage import Store
 
 T = TypeVar("T")
+Decoded = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Samples seen, and values of one metric, of a segment; shape (evaluations,) each."""
+_Read = tuple[TrialLog | None, list[str], list[tuple[SegmentRef, bytes]]]
+_EVALUATION = ["samples", "value"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +42,7 @@ class StudyLog:
         trials: every trial of the plan that has a trial.json and a commit that is whole, or none yet, in plan order.
         problems: what was left out, or used instead, because something is missing or corrupt.
         evaluated: metric -> its evaluations, once something has asked for them (see `analysis.evaluations`).
+        decoded: metric -> (index into trials, evaluations) of each segment, where they were decoded with the checks.
     """
 
     path: str
@@ -42,16 +50,19 @@ class StudyLog:
     trials: tuple[TrialLog, ...]
     problems: tuple[str, ...]
     evaluated: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    decoded: dict[str, list[tuple[int, Decoded]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
-def load(path: str | Path) -> StudyLog:
+def load(path: str | Path, metric: str | None = None) -> StudyLog:
     """Read the plan, the facts and the last commit of every planned trial, and check every segment's sha256.
 
     A trial whose last commit is not whole is read as of the newest one that is, and left out where none is; `problems`
-    names what is corrupt or missing and what is used instead. Rows are decoded later, on demand.
+    names what is corrupt or missing and what is used instead. The evaluations of one metric are decoded while their
+    bytes are at hand, because nearly everything asks for them; all other rows later, on demand.
 
     Args:
         path: a study directory, or the address of one on an object store.
+        metric: whose evaluations are decoded; that of the plan's first target if None.
 
     Raises:
         StorageError: not a study directory, nothing committed yet, or a log of a newer version.
@@ -68,20 +79,33 @@ def load(path: str | Path) -> StudyLog:
     begun = set(store.names(schema.TRIALS_DIR))
     names = store.listing(schema.TRIALS_DIR, count=len(begun))
 
-    def read(key: str) -> tuple[TrialLog | None, list[str]] | CorruptError:
+    metric = metric or next((target["metric"] for target in plan["targets"]), "")
+    wanted = _wanted("evals", _EVALUATION)
+
+    def read(key: str) -> _Read | CorruptError:
         try:
-            return newest_trial(store, key, names) if key in begun else (None, [])
+            return newest_trial(store, key, names, _evals) if key in begun else (None, [], [])
         except CorruptError as error:
             return error
 
+    def decode(found: _Read | CorruptError) -> tuple[TrialLog | None, list[str], list[Decoded | None]] | CorruptError:
+        if isinstance(found, CorruptError):
+            return found
+        return found[0], found[1], [_evaluations(metric, wanted, *bound) for bound in found[2]]
+
+    def read_all(keys: Sequence[str]) -> list[tuple[TrialLog | None, list[str], list[Decoded | None]] | CorruptError]:
+        return [decode(found) for found in [read(key) for key in keys]]
+
     trials: list[TrialLog] = []
+    decoded: list[tuple[int, Decoded | None]] = []
     waiting = 0
-    for key, found in zip(keys, each_file(read, keys, remote=store.remote), strict=True):
+    for key, found in zip(keys, each_part(read_all, keys, remote=store.remote), strict=True):
         if isinstance(found, CorruptError):
             problems.append(f"trial {key} is left out: {found}")
         elif found[0] is None:
             waiting += 1
         else:
+            decoded += [(len(trials), evaluations) for evaluations in found[2]]
             trials.append(found[0])
             problems += found[1]
     begun_problems = len(problems)
@@ -91,7 +115,49 @@ def load(path: str | Path) -> StudyLog:
         if begun_problems:
             raise CorruptError(f"no trial of {path} can be read; the first problem: {problems[0]}")
         raise StorageError(f"{path} holds a plan and no committed trial yet; run it, or wait for its first commit.")
-    return StudyLog(path=store.root, plan=plan, trials=tuple(trials), problems=tuple(problems))
+    log = StudyLog(path=store.root, plan=plan, trials=tuple(trials), problems=tuple(problems))
+    known = [(i, evaluations) for i, evaluations in decoded if evaluations is not None]
+    if len(known) == len(decoded):
+        log.decoded[metric] = known
+    return log
+
+
+def _evals(bound: SegmentRef, content: bytes) -> list[tuple[SegmentRef, bytes]]:
+    """Of the segments of a commit those with evaluations."""
+    return [(bound, content)] if bound["table"] == "evals" else []
+
+
+def _evaluations(metric: str, wanted: pa.Schema, bound: SegmentRef, content: bytes) -> Decoded | None:
+    """Those of one metric in a segment; None if they cannot be decoded: who asks for them is told."""
+    try:
+        rows = segment.rows(content, bound, _EVALUATION, bound["file"], ("metric", metric))
+        return _copied(segment.conformed(rows, wanted))
+    except CorruptError:
+        return None
+
+
+def _copied(rows: pa.Table) -> Decoded:
+    """Copies, so that what was decoded with them is given back."""
+    return plain(rows["samples"]), plain(rows["value"])
+
+
+def read_evaluations(log: StudyLog, metric: str) -> list[tuple[int, Decoded]]:
+    """(index into its trials, evaluations of a metric) of each segment.
+
+    Raises:
+        CorruptError: a segment changed since `load`.
+    """
+    if metric in log.decoded:
+        return log.decoded[metric]
+    index = {trial.key: i for i, trial in enumerate(log.trials)}
+    return of_segments(
+        log,
+        "evals",
+        _EVALUATION,
+        None,
+        lambda trial, rows: (index[trial.key], _copied(rows)),
+        only=("metric", metric),
+    )
 
 
 def read_evals(log: StudyLog, metric: str | None = None) -> pa.Table:

@@ -96,7 +96,7 @@ def analyse(
         StorageError: not a readable study directory.
     """
     options = FitOptions(aggregate=aggregate, loss=loss, confidence=confidence, seed=seed)
-    log = source if isinstance(source, StudyLog) else load(source)
+    log = source if isinstance(source, StudyLog) else load(source, metric)
     ((planned, goal),) = goals(log, () if target is None else (target,), metric)
     runs = runs_to_target(log, planned["metric"], goal, planned["direction"])
     points, missing = batch_points(runs, aggregate)

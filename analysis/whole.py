@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain, repeat
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from scaleexp import schema
 from scaleexp.errors import CorruptError, MissingError, StorageError
@@ -12,6 +12,7 @@ from scaleexp.integrity import check_bytes, check_commit, check_shape, newest_wh
 from scaleexp.schema import Commit, PlanFile, SegmentRef, TrialFacts
 from scaleexp.storage import Store
 
+T = TypeVar("T")
 Names = Callable[[str], list[str]]
 """Lists a directory of the study."""
 
@@ -48,40 +49,53 @@ def newest_plan(store: Store) -> tuple[PlanFile, list[str]]:
     return cast(PlanFile, plan), [f"{problem} {used}" for problem in problems]
 
 
-def newest_trial(store: Store, key: str, names: Names) -> tuple[TrialLog | None, list[str]]:
-    """A trial as of its newest commit that is whole, None before it began, and what is wrong with those after it."""
+def newest_trial(
+    store: Store, key: str, names: Names, use: Callable[[SegmentRef, bytes], Iterable[T]] = lambda bound, content: ()
+) -> tuple[TrialLog | None, list[str], list[T]]:
+    """A trial as of its newest commit that is whole.
+
+    Args:
+        store: the study.
+        key: of the trial.
+        names: lists a directory of the study.
+        use: is given each segment of a commit and its bytes, once they are found to be those committed.
+
+    Returns:
+        The trial, None before it began; what is wrong with the commits after that one; what `use` made of its segments.
+    """
     directory = f"{schema.TRIALS_DIR}/{key}"
     if store.remote:
         _inside(store, directory)
         if schema.TRIAL_FILE not in names(directory):
-            return None, []
+            return None, [], []
     try:
         facts = cast(TrialFacts, _decode(store, f"{directory}/{schema.TRIAL_FILE}", TrialFacts)[0])
     except MissingError:
         if schema.TRIAL_FILE in names(directory):
             raise
-        return None, []
+        return None, [], []
     if schema.trial_key(facts["trial_id"], facts["realisation"]) != key:
         raise CorruptError(f"its {schema.TRIAL_FILE} is that of trial {facts['trial_id']}: restore it from a copy.")
     commits = f"{directory}/{schema.COMMITS_DIR}"
     listings = chain([names], repeat(store.names))
-    commit, problems = newest_whole(
-        lambda: _numbered(store, commits, next(listings)), lambda name: _commit(store, key, name)
+    found, problems = newest_whole(
+        lambda: _numbered(store, commits, next(listings)), lambda name: _commit(store, key, name, use)
     )
-    if commit is None and problems:
+    if found is None and problems:
         raise problems[0]
+    commit, used = found or (None, [])
     said = [f"trial {key}: {p} Its commit {commit['number']:04d} is used instead." for p in problems if commit]
-    return TrialLog(key=key, facts=facts, commit=commit), said
+    return TrialLog(key=key, facts=facts, commit=commit), said, used
 
 
-def _commit(store: Store, key: str, name: str) -> Commit:
-    """A commit that is whole."""
+def _commit(
+    store: Store, key: str, name: str, use: Callable[[SegmentRef, bytes], Iterable[T]]
+) -> tuple[Commit, list[T]]:
+    """A commit that is whole, and what `use` makes of its segments."""
     value, file = _decode(store, name, Commit)
     commit = cast(Commit, value)
     check_commit(commit, key, name.rpartition("/")[2], file)
-    for bound in commit["segments"]:
-        verified(store, key, bound)
-    return commit
+    return commit, [one for bound in commit["segments"] for one in use(bound, verified(store, key, bound))]
 
 
 def _inside(store: Store, name: str) -> str:

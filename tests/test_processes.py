@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from analysis import processes
-from analysis.processes import FEW, each_file
+from analysis.processes import FEW, each_file, each_part
 from scaleexp.errors import CorruptError
 
 
@@ -31,6 +31,12 @@ def test_results_come_in_order_from_other_processes():
 @pytest.mark.parametrize("n", [FEW, FEW + 1, 3 * FEW - 1])
 def test_any_number_of_items_comes_back_once(n):
     assert each_file(lambda i: i, range(n), remote=False) == list(range(n))
+
+
+@pytest.mark.parametrize("n", [0, 1, FEW - 1, FEW, 3 * FEW - 1])
+@pytest.mark.parametrize("remote", [False, True])
+def test_parts_together_are_all_items_in_order(n, remote):
+    assert each_part(lambda part: [i * i for i in part], range(n), remote=remote) == [i * i for i in range(n)]
 
 
 def test_few_items_and_bulky_ones_stay_in_this_process():

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.evaluations import evaluations
 from analysis.read import load, read_evals, read_steps
-from scaleexp import schema
+from scaleexp import schema, segment
 from scaleexp.errors import CorruptError, StorageError
 from tests.study_factory import METRIC, write_study
 
@@ -123,8 +124,8 @@ def test_a_plan_without_a_commit_is_not_an_empty_result(study: Path) -> None:
 
 
 def test_a_study_whose_every_trial_is_corrupt_is_corrupt(study: Path) -> None:
-    for segment in study.glob("trials/*/segments/*.parquet"):
-        segment.write_bytes(b"")
+    for file in study.glob("trials/*/segments/*.parquet"):
+        file.write_bytes(b"")
     with pytest.raises(CorruptError, match="no trial of"):
         load(study)
 
@@ -175,3 +176,29 @@ def test_a_table_in_the_place_of_a_study_is_named_with_the_commands_that_take_it
     (tmp_path / "points.csv").write_text("batch_size,steps\n")
     with pytest.raises(StorageError, match=r"is a file, not a study directory.*tables of points are for `fit`"):
         load(tmp_path / "points.csv")
+
+
+def test_evaluations_decoded_with_the_checks_are_those_that_are_read_when_asked_for(study: Path) -> None:
+    log, again = load(study), load(study, "another_metric")
+    assert list(log.decoded) == [METRIC]
+    assert list(again.decoded) == ["another_metric"]
+    assert all(not samples.size for _, (samples, _) in again.decoded["another_metric"])
+    ahead, asked = evaluations(log, METRIC), evaluations(again, METRIC)
+    for name in ("trial", "samples", "values"):
+        assert getattr(ahead, name).tolist() == getattr(asked, name).tolist()
+    assert len(set(ahead.trial.tolist())) == len(log.trials)
+
+
+def test_evaluations_that_cannot_be_decoded_are_told_to_who_asks_for_them(study: Path, monkeypatch) -> None:
+    expected = evaluations(load(study), METRIC).values.tolist()
+
+    def broken(*arguments: object) -> pa.Table:
+        raise CorruptError("evals.parquet is no readable Parquet file: restore it from a copy.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "rows", broken)
+        log = load(study)
+        assert log.decoded == {}
+        with pytest.raises(CorruptError, match="no readable Parquet"):
+            evaluations(log, METRIC)
+    assert evaluations(log, METRIC).values.tolist() == expected

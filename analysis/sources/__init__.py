@@ -122,7 +122,7 @@ def load_sweeps(
     curves: list[str | Path] = []
     for source, kind in zip(sources, kinds, strict=True):
         if isinstance(source, StudyLog) or kind == "study":
-            log = source if isinstance(source, StudyLog) else load(source)
+            log = source if isinstance(source, StudyLog) else load(source, metric)
             own = study_sweeps(log, columns.group_by, targets=targets, metric=metric, with_traces=with_traces)
             found.append(own)
         elif kind == "curves":
