@@ -49,7 +49,7 @@ def evaluations(log: StudyLog, metric: str) -> Evaluations:
 
 def _read(log: StudyLog, metric: str) -> Evaluations:
     found = [(i, samples, values) for i, (samples, values) in read_evaluations(log, metric)]
-    trials = np.concatenate([np.empty(0, np.int64), *(np.full(s.size, i) for i, s, _ in found)])
+    trials = np.repeat(np.array([i for i, _, _ in found], np.int64), [s.size for _, s, _ in found])
     samples = np.concatenate([np.empty(0, np.int64), *(s for _, s, _ in found)])
     values = np.concatenate([np.empty(0), *(v for _, _, v in found)])
     trials, samples, values = in_order(trials, samples, values)

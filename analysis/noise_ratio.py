@@ -15,6 +15,7 @@ from analysis.defaults import CONFIDENCE
 from analysis.wording import number
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 BLOCKS = 24
 MIN_BLOCKS = 4
@@ -147,14 +148,26 @@ def fieller(
 def _blocks(runs: Sequence[Measurements]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(total weight, mean |G|^2, mean tr(Sigma)) per block: runs cut evenly so that there are about `BLOCKS` in all."""
     per_run = max(1, math.ceil(BLOCKS / len(runs)))
-    rows = []
-    for run in runs:
-        for at in np.array_split(np.arange(run.samples.size), min(per_run, run.samples.size)):
-            weight = run.weight[at]
-            total = weight.sum()
-            rows.append((total, (run.g_sq[at] * weight).sum() / total, (run.tr_sigma[at] * weight).sum() / total))
-    weight, g, t = np.array(rows).T
-    return weight, g, t
+    sizes = np.array([run.samples.size for run in runs])
+    ends = np.cumsum(sizes)
+    starts = np.concatenate([end - n + _even_starts(n, min(per_run, n)) for end, n in zip(ends, sizes, strict=True)])
+    weights = np.concatenate([run.weight for run in runs])
+    total = np.add.reduceat(weights, starts)
+    g, t = (
+        np.add.reduceat(np.concatenate(column) * weights, starts) / total
+        for column in ([run.g_sq for run in runs], [run.tr_sigma for run in runs])
+    )
+    return total, g, t
+
+
+def _even_starts(n: int, parts: int) -> IntArray:
+    """Where the parts of n things begin that are as even as they can be, the longer ones first.
+
+    >>> _even_starts(8, 3).tolist()
+    [0, 3, 6]
+    """
+    i = np.arange(parts)
+    return i * (n // parts) + np.minimum(i, n % parts)
 
 
 def _unresolved(

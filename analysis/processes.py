@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -26,8 +26,10 @@ MOST = 8
 THREADS = 2
 """Of one process, on a local disk."""
 
-_PARTS = 16
+_PARTS = 32
 """Parts that each process sends its results in, so that they are put together while it goes on."""
+_PIPE_BYTES = 1 << 20
+"""Room for a part that nobody has taken yet: the most that Linux gives anybody. A full pipe stops who fills it."""
 _NEVER_FORKED = ("ray", "torch", "grpc")
 """Whoever has one of these in memory may have threads of theirs, whose locks a fork would copy as they are."""
 
@@ -62,7 +64,7 @@ def each_part(function: Callable[[Sequence[A]], list[T]], items: Sequence[A], *,
     took a third longer.
     """
     if remote or len(items) < FEW or not _may_fork():
-        size = max(1, len(items) // (_PARTS * _PARTS))
+        size = max(1, len(items) // 256)
         parts = [items[i : i + size] for i in range(0, len(items), size)]
         found = each(function, parts) if remote else each(function, parts, at_once=THREADS)
         return [result for of_part in found for result in of_part]
@@ -84,12 +86,16 @@ def _in_processes(function: Callable[[Sequence[A]], list[T]], items: Sequence[A]
         EOFError: a process ended before it had sent all its parts.
         Exception: what the function raised.
     """
+    from fcntl import F_SETPIPE_SZ, fcntl  # not there where nothing forks
+
     size = -(-len(items) // (processes * _PARTS))
     parts = [items[i : i + size] for i in range(0, len(items), size)]
     context = get_context("fork")
     started, pipes = [], []
     for k in range(processes):
         receiving, sending = context.Pipe(duplex=False)
+        with suppress(OSError):  # a user may have only so much of it
+            fcntl(receiving.fileno(), F_SETPIPE_SZ, _PIPE_BYTES)
         process = context.Process(target=_work, args=(sending, function, parts[k::processes]), daemon=True)
         process.start()
         sending.close()  # so that the pipe ends when the process does
