@@ -148,8 +148,8 @@ def _told(document: StatusDocument) -> str:
     driver, total = document["driver"], len(document["rows"])
     ended = sum(document["trials"].get(s, 0) for s in schema.FINAL_STATUSES)
     done = f"{ended}/{total} trials ended"
-    if driver is None:
-        return f"{done}; not started"
+    if driver is None:  # none is recorded where `track` wrote the study, or an earlier version
+        return f"{done}; {'not started' if document['trials'].get('waiting', 0) == total else 'nobody runs it'}"
     if not driver["running"]:
         return f"{done}; nobody runs it" + ("" if ended == total else told_last(driver))
     seen = "" if driver["silent_s"] is None else f", last sign of life {duration(driver['silent_s'])} ago"

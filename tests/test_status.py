@@ -153,6 +153,14 @@ def test_batch_sizes_where_something_failed_or_runs_are_shown_before_others():
     assert shown == [*range(1, MOST_BATCHES - 1), 71, 91]
 
 
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [(["waiting"] * 2, "0/2 trials ended; not started"), (["reached", "waiting"], "1/2 trials ended; nobody runs it")],
+)
+def test_a_study_without_a_driver_on_record_has_not_started_only_where_no_trial_has(statuses, said):
+    assert said in rendered({**document(statuses, [4]), "driver": None}, width=100)
+
+
 def test_one_failure_is_told_with_its_trial():
     text = rendered(document(["failed", "reached"], [4]), width=100)
     assert "trial trial-0 failed: ValueError: number 0" in text
