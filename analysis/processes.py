@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from typing import Any, TypeVar
 
 from scaleexp.at_once import each
@@ -26,12 +27,17 @@ MOST = 8
 THREADS = 2
 """Of one process, on a local disk."""
 
-_PARTS = 32
-"""Parts that each process sends its results in, so that they are put together while it goes on."""
+PART = 64
+"""Items at most that a process does together, and sends the results of, so that they are used while it goes on."""
 _PIPE_BYTES = 1 << 20
 """Room for a part that nobody has taken yet: the most that Linux gives anybody. A full pipe stops who fills it."""
-_NEVER_FORKED = ("ray", "torch", "grpc")
+_NEVER_FORKED = ("ray", "torch", "grpc", "jax", "tensorflow")
 """Whoever has one of these in memory may have threads of theirs, whose locks a fork would copy as they are."""
+
+
+class _LostError(Exception):
+    """A process that was to read is not there, or no longer."""
+
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -63,46 +69,37 @@ def each_part(function: Callable[[Sequence[A]], list[T]], items: Sequence[A], *,
     Code and data of that one thing then stay in the processor's caches: decoding a file between the checks of others
     took a third longer.
     """
-    if remote or len(items) < FEW or not _may_fork():
-        size = max(1, len(items) // 256)
-        parts = [items[i : i + size] for i in range(0, len(items), size)]
-        found = each(function, parts) if remote else each(function, parts, at_once=THREADS)
-        return [result for of_part in found for result in of_part]
-    try:
-        return _in_processes(function, items, min(MOST, len(os.sched_getaffinity(0))))
-    except EOFError:  # one of them was killed, for want of memory most likely
-        return function(items)
+    size = min(PART, max(1, len(items) // PART))
+    parts = [items[i : i + size] for i in range(0, len(items), size)]
+    if not remote and len(items) >= FEW and _may_fork():
+        try:
+            return _in_processes(function, parts, min(MOST, len(os.sched_getaffinity(0))))
+        except _LostError:  # killed for want of memory most likely, or never begun
+            return [result for part in parts for result in function(part)]
+    found = each(function, parts) if remote else each(function, parts, at_once=THREADS)
+    return [result for of_part in found for result in of_part]
 
 
 def _may_fork() -> bool:
     alone = threading.active_count() == 1 and not sys.modules.keys() & set(_NEVER_FORKED)
-    return sys.platform == "linux" and alone and not current_process().daemon  # which may have no children
+    if sys.platform != "linux" or not alone or current_process().daemon:  # which may have no children
+        return False
+    return len(os.sched_getaffinity(0)) > 1
 
 
-def _in_processes(function: Callable[[Sequence[A]], list[T]], items: Sequence[A], processes: int) -> list[T]:
+def _in_processes(function: Callable[[Sequence[A]], list[T]], parts: Sequence[Sequence[A]], processes: int) -> list[T]:
     """Part i is the work of process i modulo their number.
 
     Raises:
-        EOFError: a process ended before it had sent all its parts.
+        _LostError: a process could not be started, or ended before it had sent all its parts.
         Exception: what the function raised.
     """
-    from fcntl import F_SETPIPE_SZ, fcntl  # not there where nothing forks
-
-    size = -(-len(items) // (processes * _PARTS))
-    parts = [items[i : i + size] for i in range(0, len(items), size)]
-    context = get_context("fork")
-    started, pipes = [], []
-    for k in range(processes):
-        receiving, sending = context.Pipe(duplex=False)
-        with suppress(OSError):  # a user may have only so much of it
-            fcntl(receiving.fileno(), F_SETPIPE_SZ, _PIPE_BYTES)
-        process = context.Process(target=_work, args=(sending, function, parts[k::processes]), daemon=True)
-        process.start()
-        sending.close()  # so that the pipe ends when the process does
-        started.append(process)
-        pipes.append(receiving)
     results: list[T] = []
+    pipes: list[Connection] = []
+    started: list[ForkProcess] = []
     try:
+        for k in range(processes):
+            _start(function, parts[k::processes], pipes, started)
         with _no_garbage():
             for i in range(len(parts)):
                 results += _received(pipes[i % processes])
@@ -111,8 +108,29 @@ def _in_processes(function: Callable[[Sequence[A]], list[T]], items: Sequence[A]
         for pipe in pipes:
             pipe.close()
         for process in started:
-            process.terminate()
+            process.kill()
             process.join()
+
+
+def _start(
+    function: Callable[[Sequence[A]], list[T]],
+    parts: Sequence[Sequence[A]],
+    pipes: list[Connection],
+    started: list[ForkProcess],
+) -> None:
+    from fcntl import F_SETPIPE_SZ, fcntl  # not there where nothing forks
+
+    try:
+        receiving, sending = get_context("fork").Pipe(duplex=False)
+        pipes.append(receiving)
+        with suppress(OSError):  # a user may have only so much of it
+            fcntl(receiving.fileno(), F_SETPIPE_SZ, _PIPE_BYTES)
+        with sending:  # closed here, so that the pipe ends when the process does
+            process = get_context("fork").Process(target=_work, args=(sending, pipes, function, parts), daemon=True)
+            process.start()
+        started.append(process)
+    except OSError as error:  # no more processes, files or memory for this user
+        raise _LostError from error
 
 
 @contextmanager
@@ -128,15 +146,28 @@ def _no_garbage() -> Iterator[None]:
 
 
 def _received(pipe: Connection) -> list[Any]:
-    found: list[Any] | Exception = pipe.recv()
+    try:
+        found: list[Any] | Exception = pipe.recv()
+    except (EOFError, OSError) as error:  # the second in the middle of a message
+        raise _LostError from error
     if isinstance(found, Exception):
         raise found
     return found
 
 
-def _work(pipe: Connection, function: Callable[[Sequence[A]], list[T]], parts: Sequence[Sequence[A]]) -> None:
+def _work(
+    pipe: Connection,
+    inherited: Sequence[Connection],
+    function: Callable[[Sequence[A]], list[T]],
+    parts: Sequence[Sequence[A]],
+) -> None:
     """In a process that was just forked."""
+    for end in inherited:  # else nobody's pipe would break when the one that reads them is killed
+        end.close()
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asked, who ends this
+    for ends in (signal.SIGTERM, signal.SIGPIPE):  # whatever the one that asked does about them
+        signal.signal(ends, signal.SIG_DFL)
     with _no_garbage():
         for part in parts:
             try:

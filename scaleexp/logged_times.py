@@ -97,11 +97,15 @@ def _slots() -> tuple[int, str]:
 def _said(study: Study, timed: int, unknown: Sequence[int]) -> str:
     """What the times rest on."""
     trials = f"{timed} trial{'s' if timed > 1 else ''} of this study that {'have' if timed > 1 else 'has'} ended"
-    sentences = [
-        f"the logs of {trials}: steps and evaluations as long as they took there, as many trials at a time as this "
-        f"machine can hold; the interval is from the fastest trial of a batch to the slowest, and {NOT_SEEN:.0%} "
-        "beyond. The start of a script's processes and of Ray comes on top."
-    ]
+    sentences = (
+        []
+        if not timed
+        else [
+            f"the logs of {trials}: steps and evaluations as long as they took there, as many trials at a time as this "
+            f"machine can hold; the interval is from the fastest trial of a batch to the slowest, and {NOT_SEEN:.0%} "
+            "beyond. The start of a script's processes and of Ray comes on top."
+        ]
+    )
     if os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
         sentences.append("The cluster of RAY_ADDRESS was not asked how many it can hold.")
     if study.targets:

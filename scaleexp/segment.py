@@ -57,7 +57,7 @@ def rows(
         if _is_throughout(groups, parquet.schema.names.index(column), text):
             return parquet.read(columns=list(columns), use_threads=threads)
         table = parquet.read(columns=[*columns, column], use_threads=threads)
-        return table.filter(pc.equal(table[column], text)).select(list(columns))
+        return table.filter(pc.equal(table[column], text)).select([c for c in columns if c in table.column_names])
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         if isinstance(error, CorruptError):
             raise
@@ -74,7 +74,7 @@ def conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
     """The wanted columns; a nullable one that an older writer did not know is null.
 
     Raises:
-        CorruptError: one that every version of the log has is not there.
+        CorruptError: one that every version of the log has is not there, or holds what it may not.
     """
     if table.schema.equals(wanted):
         return pa.Table.from_arrays(table.columns, schema=wanted)
@@ -83,7 +83,10 @@ def conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
             if not field.nullable:
                 raise CorruptError(f"a segment lacks the column {field.name}, which every version of the log has.")
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table.select(wanted.names).cast(wanted)
+    try:
+        return table.select(wanted.names).cast(wanted)
+    except (pa.ArrowException, ValueError) as error:
+        raise CorruptError(f"a segment holds what its columns may not ({error}).") from None
 
 
 def table_of(table: Table, columns: Columns, constants: Mapping[str, Any]) -> pa.Table:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +86,65 @@ def test_a_killed_process_loses_nothing():
         return i
 
     assert each_file(read, range(FEW), remote=False) == list(range(FEW))
+
+
+def test_a_process_killed_while_it_sends_loses_nothing(monkeypatch):
+    def cut_off(pipe):
+        raise OSError("got end of file during message")
+
+    monkeypatch.setattr(Connection, "recv", cut_off)
+    assert each_file(lambda i: i, range(FEW), remote=False) == list(range(FEW))
+    assert multiprocessing.active_children() == []
+
+
+def test_where_no_process_can_be_started_everything_is_read_here(monkeypatch):
+    def refuse(self):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(ForkProcess, "start", refuse)
+    assert set(each_file(lambda _: os.getpid(), range(FEW), remote=False)) == {os.getpid()}
+
+
+def test_processes_that_wait_to_send_end_whatever_their_parent_does_about_signals(monkeypatch):
+    monkeypatch.setattr(processes, "_PIPE_BYTES", 4096)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(CorruptError):
+            each_file(first_is_corrupt, range(FEW), remote=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert multiprocessing.active_children() == []
+
+
+def first_is_corrupt(i: int) -> bytes:
+    if i == 0:
+        raise CorruptError("the first item is not what was committed")
+    return bytes(1 << 17)
+
+
+def test_nobody_goes_on_reading_for_a_process_that_was_killed(tmp_path):
+    code = (
+        "import os, pathlib, sys, time\nfrom analysis import processes\n"
+        "os.sched_getaffinity = lambda _: {0, 1}\n"
+        "def read(i):\n"
+        "    pathlib.Path(sys.argv[1], str(os.getpid())).touch()\n"
+        "    return bytes(1 << 17)\n"
+        "processes._received = lambda pipe: time.sleep(60)\n"
+        "processes.each_file(read, range(processes.FEW), remote=False)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    readers = [int(file.name) for file in tmp_path.iterdir()]
+    wait_until(lambda: not any(Path("/proc", str(pid)).exists() for pid in readers))
+
+
+def wait_until(true, patience_s: float = 60.0) -> None:
+    end = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_no_process_is_left_behind():
