@@ -34,6 +34,11 @@ class Origin:
         return float(distances(theta, [self._begun]))
 
 
+def why_resumed(step: int) -> str:
+    """The same of a model that has learnt already, in a clause."""
+    return f"the script goes on from step {step}, and its model with what it had learnt by then"
+
+
 def why_unknown(model: nn.Module, begun_at: int) -> str:
     """Why a model's distance from its initialisation cannot be measured, in a clause; empty where it can.
 
@@ -42,7 +47,7 @@ def why_unknown(model: nn.Module, begun_at: int) -> str:
         begun_at: step that the script goes on from; 0 where it begins.
     """
     if begun_at:
-        return f"the script goes on from step {begun_at}, and its model with what it had learnt by then"
+        return why_resumed(begun_at)
     if sharded(model):
         return "under FSDP each process holds a part of the parameters, and rank 0 may evaluate alone"
     return ""

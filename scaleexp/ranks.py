@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,8 +13,10 @@ import torch.distributed as dist
 
 from scaleexp.errors import ConfigError
 
-ARRIVE_S = 60.0
-"""Rank 0 waits so long for the others where it first makes a call that every process has to make [seconds]."""
+ARRIVE_S = 300.0
+"""Rank 0 waits so long for the others where it makes a call that every process has to make [seconds]."""
+_calls = Counter[str]()
+"""How often this process has made each: the group's store keeps what an earlier run of the same script put there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +66,8 @@ class Ranks:
         if not self.together:
             return
         store = dist.distributed_c10d._get_default_store()
-        keys = [f"scaleexp/{call}/{step}/{rank}" for rank in range(self.size)]
+        _calls[call] += 1
+        keys = [f"scaleexp/{call}/{_calls[call]}/{rank}" for rank in range(self.size)]
         if self.rank:
             store.set(keys[self.rank], "here")
             return

@@ -21,7 +21,7 @@ from torch import nn
 from scaleexp.engines.base import NoiseMeasurement
 from scaleexp.errors import ConfigError
 from scaleexp.measuring import Measuring
-from scaleexp.origin import Origin, why_unknown
+from scaleexp.origin import Origin, why_resumed, why_unknown
 from scaleexp.ranks import Ranks
 from scaleexp.schema import DISTANCE
 from scaleexp.stepping import Evaluation, Step
@@ -56,10 +56,16 @@ class Recorder:
         self._warned: set[str] = set()
         self._expected: set[str] = set()
         self._origin: Origin | None = None
+        self.begun_at = self.taken = begun_at
         self.go_on_from(begun_at)
 
     def go_on_from(self, step: int) -> None:
         """Take steps after this one."""
+        if (
+            step and self._origin is not None and self.taken == self.begun_at
+        ):  # no step since: what was copied is learnt
+            self._origin = None
+            self.warn(f"no {DISTANCE} is logged: {why_resumed(step)}")
         self.begun_at = self.taken = self.logged = step
         self.stopping, self._next_agreement, self._agreed_at = False, 0, time.perf_counter()
 
@@ -80,8 +86,8 @@ class Recorder:
         self.ranks = now
 
     def expect_all(self, call: str) -> None:
-        """Before a call that every process has to make: the first time, refuse one that others do not make."""
-        if call not in self._expected:
+        """Before a call that every process has to make: refuse one that others do not make; of the steps, the first."""
+        if call != "run.step" or call not in self._expected:
             self._expected.add(call)
             self.ranks.expect_all(call, self.taken)
 

@@ -194,6 +194,18 @@ def test_a_distance_that_a_script_measures_itself_is_its_own(tmp_path):
     assert distances_in(tmp_path) == [7.0]
 
 
+def test_a_model_that_is_watched_after_its_checkpoint_was_loaded_has_no_initialisation_either(tmp_path, caplog):
+    with scaleexp.track(storage=str(tmp_path), **{**STATED, "targets": []}) as run:
+        moving(run, network(), 2)
+    with scaleexp.track(storage=str(tmp_path), **{**STATED, "targets": []}) as run:
+        model = network()
+        run.watch(model, distance=True)
+        run.resume(2)
+        moving(run, model, 2)
+    assert distances_in(tmp_path) == []
+    assert "no distance_from_init is logged: the script goes on from step 2" in caplog.text
+
+
 def test_a_script_that_goes_on_has_no_initialisation_to_measure_from_and_that_is_said(tmp_path, caplog):
     for resume_step in (None, 2):
         with scaleexp.track(storage=str(tmp_path), resume_step=resume_step, **{**STATED, "targets": []}) as run:
