@@ -43,6 +43,7 @@ def evaluations(log: StudyLog, metric: str) -> Evaluations:
     """
     if metric not in log.evaluated:
         log.evaluated[metric] = _read(log, metric)
+        log.decoded.pop(metric, None)
     found: Evaluations = log.evaluated[metric]
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -56,12 +57,16 @@ def write_html(html: str, path: Path, *, what: str) -> Path:
     Raises:
         StorageError: the file cannot be written; the one before is as it was.
     """
+    if path.is_dir():
+        raise StorageError(f"cannot write the {what} to {path}: it is a directory. Name a file in it.")
     unfinished = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(html, encoding="utf-8")
+        unfinished.write_text(html, encoding="utf-8", errors="backslashreplace")
         unfinished.replace(path)
     except OSError as error:
+        with suppress(OSError):  # of a full disk it would hold what is left
+            unfinished.unlink()
         reason = error.strerror or str(error)
         raise StorageError(f"cannot write the {what} to {path}: {reason}. Choose a writable place.") from error
     return path

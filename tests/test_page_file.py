@@ -40,7 +40,7 @@ def test_a_page_takes_the_place_of_the_one_before_and_leaves_nothing_beside_it(t
 def test_a_page_that_cannot_be_finished_leaves_the_one_before(tmp_path, monkeypatch, what):
     path = write_html("one", tmp_path / "page.html", what=what)
 
-    def half(self: Path, text: str, encoding: str) -> None:
+    def half(self: Path, text: str, encoding: str, errors: str) -> None:
         self.write_bytes(text.encode(encoding)[:1])
         raise OSError(28, "No space left on device")
 
@@ -49,3 +49,16 @@ def test_a_page_that_cannot_be_finished_leaves_the_one_before(tmp_path, monkeypa
         write_html("two", path, what=what)
     assert str(caught.value) == f"cannot write the {what} to {path}: No space left on device. Choose a writable place."
     assert path.read_text() == "one"
+
+
+def test_a_page_that_cannot_be_put_there_leaves_nothing_and_is_told_in_a_sentence(tmp_path, monkeypatch):
+    with pytest.raises(StorageError, match=r"cannot write the page to .*: it is a directory\. Name a file"):
+        write_html("x", tmp_path, what="page")
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_html("x", tmp_path / "page.html", what="page")
+    assert list(tmp_path.iterdir()) == []
