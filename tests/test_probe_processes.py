@@ -7,7 +7,7 @@ import multiprocessing
 import pytest
 
 from scaleexp.errors import ConfigError, TrialsFailedError
-from scaleexp.probe.processes import OutOfMemoryError, on_workers
+from scaleexp.probe.processes import OutOfMemoryError, _DiedError, _rank_of_cause, on_workers
 from tests.probe_workloads import one_fails
 
 WAYS = {
@@ -33,3 +33,10 @@ def test_where_one_process_fails_the_others_do_not_wait_for_it(how):
         listen()
     assert heard == ["measured"] or how == "raises ConfigError"
     assert not multiprocessing.active_children()
+
+
+def test_a_death_is_the_cause_of_what_its_neighbours_say_and_memory_that_of_a_death():
+    lost, died = TrialsFailedError("process 0: connection reset by peer"), _DiedError("process 1 died")
+    memory, own = OutOfMemoryError("process 1 was killed"), ConfigError("planted")
+    for first, second in ((died, lost), (own, died), (memory, own)):
+        assert min([second, first], key=_rank_of_cause) is first

@@ -38,6 +38,10 @@ class OutOfMemoryError(MemoryError):
     """A process needed more memory than it got; the message says which and how that was seen."""
 
 
+class _DiedError(TrialsFailedError):
+    """A process was gone without a word."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Failed:
     """What a process says last when it raised."""
@@ -113,16 +117,16 @@ def _heard(pipes: Sequence[Connection], processes: Sequence[SpawnProcess], silen
 
 def _rank_of_cause(failure: Exception) -> int:
     """What one process did is the cause of what others say of a lost neighbour, whoever spoke first."""
-    return 0 if isinstance(failure, OutOfMemoryError) else 2 if isinstance(failure, TrialsFailedError) else 1
+    if isinstance(failure, OutOfMemoryError):
+        return 0
+    return {_DiedError: 2, TrialsFailedError: 3}.get(type(failure), 1)
 
 
 def _died(rank: int, process: SpawnProcess) -> Exception:
     process.join(_END_S)
     if process.exitcode == -SIGKILL:
         return OutOfMemoryError(f"process {rank} was killed, as the kernel does where memory runs out")
-    return TrialsFailedError(
-        f"process {rank} of the probe died with exit code {process.exitcode}: see what it printed."
-    )
+    return _DiedError(f"process {rank} of the probe died with exit code {process.exitcode}: see what it printed.")
 
 
 def _raised(rank: int, failed: _Failed) -> Exception:
