@@ -119,7 +119,9 @@ def _rank_of_cause(failure: Exception) -> int:
     """What one process did is the cause of what others say of a lost neighbour, whoever spoke first."""
     if isinstance(failure, OutOfMemoryError):
         return 0
-    return {_DiedError: 2, TrialsFailedError: 3}.get(type(failure), 1)
+    if isinstance(failure, _DiedError):
+        return 2
+    return 3 if isinstance(failure, TrialsFailedError) else 1
 
 
 def _died(rank: int, process: SpawnProcess) -> Exception:
