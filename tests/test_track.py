@@ -300,11 +300,17 @@ def test_whoever_asks_the_study_to_stop_stops_the_script(tmp_path, monkeypatch):
     assert commit["step"] < 12
 
 
-def test_a_deadline_stops_the_script(planned, tmp_path, monkeypatch):
+def past_its_deadline(planned, root, monkeypatch):
+    """The study's one trial, which a script is told of in its environment."""
     (trial,) = planned.plan.trials
-    open_study(planned, tmp_path)
-    context = told_to(trial, planned, tmp_path, deadline_unix_s=1.0, deadline_cause="limits.wall_s = 1")
+    open_study(planned, root)
+    context = told_to(trial, planned, root, deadline_unix_s=1.0, deadline_cause="limits.wall_s = 1")
     monkeypatch.setenv("SCALEEXP_TRIAL", context.to_env()["SCALEEXP_TRIAL"])
+    return trial
+
+
+def test_a_deadline_stops_the_script(planned, tmp_path, monkeypatch):
+    trial = past_its_deadline(planned, tmp_path, monkeypatch)
     with scaleexp.track() as run:
         run.step(loss=1.0, batch_size=32)
         assert run.should_stop
@@ -480,10 +486,7 @@ def test_a_script_under_a_study_trains_one_trial(planned, tmp_path, monkeypatch)
 
 
 def test_a_stop_that_comes_before_the_first_step_is_no_failure(planned, tmp_path, monkeypatch):
-    (trial,) = planned.plan.trials
-    open_study(planned, tmp_path)
-    context = told_to(trial, planned, tmp_path, deadline_unix_s=1.0, deadline_cause="limits.wall_s = 1")
-    monkeypatch.setenv("SCALEEXP_TRIAL", context.to_env()["SCALEEXP_TRIAL"])
+    trial = past_its_deadline(planned, tmp_path, monkeypatch)
     with scaleexp.track() as run:
         assert run.should_stop
     commit = last_commit(Store(tmp_path), trial.key)
